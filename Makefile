@@ -1,0 +1,32 @@
+# Every target does its own set-up: the environment in .venv is made once and reused.
+PYTHON ?= python3
+BIN := .venv/bin
+SEED ?= 0
+
+.PHONY: demo test lint setup clean
+.DEFAULT_GOAL := help
+
+help:           ## list the targets
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+setup: .venv/ready  ## the environment alone
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: make PYTHON=python3.12"'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+demo: .venv/ready  ## train, evaluate and explain VideoSSL on rendered videos (SEED=0)
+	$(BIN)/python -m videossl_core.report demo --seed $(SEED)
+
+test: .venv/ready  ## all tests, each notebook executed
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+lint: .venv/ready  ## style of code and notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:          ## forget the environment (data and runs stay)
+	rm -rf .venv

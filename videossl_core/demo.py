@@ -1,0 +1,184 @@
+"""The demo data set: videos that the project renders itself, each a noun that does a verb.
+
+"Many, if not all, actions can be decomposed as one or more objects (noun) performing an activity (verb)"
+(paper, section 1). The class is the pair. A single frame shows the noun but not the verb, because where
+the object is and how it is turned is distributed alike for every verb; the motion alone shows the verb but
+not the noun. The nouns are drawn so that an ImageNet classifier knows them, and all are mostly black and
+white on colourful backgrounds, so that a few labelled videos do not teach what separates them.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from videossl_core import files
+from videossl_core.frames import parallel, quiet, write_video
+
+SIDE, FRAMES, FPS = 144, 32, 25
+_S = 256  # the drawings' own canvas
+_CENTRE = (_S / 2, _S / 2)
+_INK, _PAPER = (20, 20, 20, 255), (250, 250, 245, 255)
+
+
+def _canvas() -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    image = Image.new("RGBA", (_S, _S), (0, 0, 0, 0))
+    return image, ImageDraw.Draw(image)
+
+
+def _polar(radius: float, angle: float, centre=_CENTRE) -> tuple[float, float]:
+    return centre[0] + radius * math.cos(angle), centre[1] + radius * math.sin(angle)
+
+
+def _clock(rng: np.random.Generator) -> Image.Image:
+    image, draw = _canvas()
+    draw.ellipse((8, 8, 248, 248), fill=_PAPER, outline=_INK, width=14)
+    for minute in range(60):
+        hour = minute % 5 == 0
+        angle = minute * math.pi / 30
+        draw.line((_polar(104, angle), _polar(92 if hour else 99, angle)), fill=_INK, width=7 if hour else 2)
+    for length, width in ((58, 10), (84, 6)):
+        angle = rng.uniform(0, 2 * math.pi)
+        draw.line((_polar(-10, angle), _polar(length, angle)), fill=_INK, width=width)
+    return image
+
+
+def _daisy(rng: np.random.Generator) -> Image.Image:
+    image, draw = _canvas()
+    petals = int(rng.integers(13, 20))
+    for k in range(petals):
+        a, half = 2 * math.pi * k / petals, 0.75 * math.pi / petals
+        shape = [(20, 0), (70, -1), (105, -1.1), (122, 0), (105, 1.1), (70, 1)]
+        points = [_polar(radius, a + side * half) for radius, side in shape]
+        draw.polygon(points, fill=_PAPER, outline=(190, 190, 200, 255))
+    draw.ellipse((88, 88, 168, 168), fill=(245, 195, 30, 255), outline=(200, 140, 10, 255), width=6)
+    return image
+
+
+def _spider_web(rng: np.random.Generator) -> Image.Image:
+    image, draw = _canvas()
+    spokes = int(rng.integers(12, 17))
+    step = 2 * math.pi / spokes
+    for k in range(spokes):
+        draw.line((_CENTRE, _polar(126, k * step)), fill=_PAPER, width=4)
+        for radius in range(14, 124, 12):
+            sag = [
+                _polar(radius, k * step),
+                _polar(radius * 0.9, (k + 0.5) * step),
+                _polar(radius, (k + 1) * step),
+            ]
+            draw.line(sag, fill=_PAPER, width=3)
+    return image
+
+
+def _soccer_ball(rng: np.random.Generator) -> Image.Image:
+    image, draw = _canvas()
+    draw.ellipse((6, 6, 250, 250), fill=_PAPER, outline=(60, 60, 60, 255), width=4)
+    fifth = 2 * math.pi / 5
+    start = rng.uniform(0, fifth)
+
+    def pentagon(centre, radius: float, turn: float) -> None:
+        draw.polygon([_polar(radius, turn + k * fifth, centre) for k in range(5)], fill=_INK)
+
+    pentagon(_CENTRE, 36, start)
+    for k in range(5):
+        a = start + k * fifth
+        seam, between = _polar(80, a), _polar(74, a + fifth / 2)
+        lines = [_polar(36, a), seam, between, _polar(80, a + fifth)], [between, _polar(118, a + fifth / 2)]
+        for line in lines:
+            draw.line(line, fill=(50, 50, 50, 255), width=4)
+        pentagon(_polar(104, a), 30, a + math.pi)
+    return image
+
+
+def _crossword(rng: np.random.Generator) -> Image.Image:
+    image, draw = _canvas()
+    cells = 9
+    side = 240 / cells
+    black = rng.random((cells, cells)) < 0.28
+    for i in range(cells):
+        for j in range(cells):
+            box = (8 + i * side, 8 + j * side, 8 + (i + 1) * side, 8 + (j + 1) * side)
+            draw.rectangle(box, fill=_INK if black[i, j] else _PAPER, outline=_INK, width=2)
+    return image
+
+
+NOUNS: dict[str, Callable[[np.random.Generator], Image.Image]] = {
+    "clock": _clock,
+    "crossword": _crossword,
+    "daisy": _daisy,
+    "soccer_ball": _soccer_ball,
+    "spider_web": _spider_web,
+}
+
+# A verb tells, for time t in [0, 1): how far along its vertical path the object is, and how far it has
+# turned. ``phase`` in [0, 1) is drawn per video; it makes every verb's single frames alike.
+VERBS: dict[str, Callable[[float, float], tuple[float, float]]] = {
+    "falls": lambda t, phase: (t, 0.0),
+    "rises": lambda t, phase: (1 - t, 0.0),
+    "spins": lambda t, phase: (phase, t),
+}
+
+
+def _background(rng: np.random.Generator) -> Image.Image:
+    """Soft blobs of several sizes around one random colour."""
+    blobs = np.zeros((SIDE, SIDE, 3))
+    for cells in (3, 6, 12):
+        small = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
+        blobs += np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BICUBIC), float) / cells
+    mixed = 0.45 * blobs / sum(1 / c for c in (3, 6, 12)) + 0.55 * rng.uniform(20, 235, 3)
+    return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
+
+
+def frames(noun: str, verb: str, seed: int) -> np.ndarray:
+    """One video, (FRAMES, SIDE, SIDE, 3) uint8: the same for the same arguments."""
+    rng = np.random.default_rng([seed, *noun.encode(), *verb.encode()])
+    background = _background(rng)
+    size = int(SIDE * rng.uniform(0.45, 0.65))
+    drawing = NOUNS[noun](rng)
+    angle, turn = rng.uniform(0, 360), rng.choice((-1, 1)) * rng.uniform(100, 200)
+    x, phase = int(rng.integers(0, SIDE - size)), rng.random()
+    out = np.empty((FRAMES, SIDE, SIDE, 3), np.uint8)
+    sprite, drawn_at = None, None
+    for i in range(FRAMES):
+        y, turned = VERBS[verb](i / (FRAMES - 1), phase)
+        if drawn_at != turned:
+            rotated = drawing.rotate(angle + turn * turned, Image.Resampling.BICUBIC)
+            sprite, drawn_at = rotated.resize((size, size), Image.Resampling.BOX), turned
+        picture = background.copy()
+        picture.paste(sprite, (x, int(y * (SIDE - size))), sprite)
+        out[i] = np.asarray(picture)
+    return out
+
+
+def _render(job: tuple[Path, str, str, int]) -> None:
+    path, noun, verb, seed = job
+    if not path.exists():
+        write_video(path, frames(noun, verb, seed), FPS)
+
+
+def render(root: Path, per_class: int, workers: int | None = None, progress=quiet) -> None:
+    """Write ``root/{train,test}/<noun>_<verb>/<number>.mp4``, one in three for testing; what exists stays.
+
+    Raises:
+        ValueError: the folder holds a demo of another size.
+    """
+    marker = root / "demo.txt"
+    made_with = f"{per_class} videos a class, {FRAMES} frames of {SIDE} x {SIDE}, version 1\n"
+    if marker.exists():
+        if marker.read_text() != made_with:
+            raise ValueError(
+                f"{root} holds another demo ({marker.read_text().strip()}); delete it or name another dataset"
+            )
+        return
+    jobs = []
+    for noun in NOUNS:
+        for verb in VERBS:
+            for k in range(per_class):
+                subset = "test" if k % 3 == 2 else "train"
+                jobs.append((root / subset / f"{noun}_{verb}" / f"{noun}_{verb}_{k:03d}.mp4", noun, verb, k))
+    for _ in progress(parallel(_render, jobs, workers), len(jobs), "rendering the demo videos"):
+        pass
+    files.write_text(marker, made_with)

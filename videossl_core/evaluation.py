@@ -1,0 +1,94 @@
+"""Clip and video top-1 as the paper reports them (4.1), per video and per class; one code for all methods."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from videossl_core.frames import FrameStore, quiet
+from videossl_core.sampling import TestClips, loader
+
+if TYPE_CHECKING:
+    from videossl_core.params import Params
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network says of some videos.
+
+    ``table`` has one row a video: video, class_name, label, and of both protocols the predicted class, its
+    confidence and whether it is right (clip_pred, clip_confidence, clip_right, video_pred, ...).
+    ``clip_probs`` and ``video_probs`` are (videos, C) float64, each row a distribution.
+    """
+
+    table: pd.DataFrame
+    clip_probs: np.ndarray
+    video_probs: np.ndarray
+
+    def top1(self) -> dict[str, float]:
+        """clip_top1 and video_top1 in percent."""
+        return {f"{kind}_top1": 100 * float(self.table[f"{kind}_right"].mean()) for kind in ("clip", "video")}
+
+    def per_class(self) -> pd.DataFrame:
+        """Per class, in order of label: videos, clip_top1 and video_top1 in percent."""
+        groups = self.table.groupby(["label", "class_name"])
+        both = 100 * groups[["clip_right", "video_right"]].mean()
+        both.columns = ["clip_top1", "video_top1"]
+        return both.assign(videos=groups.size()).reset_index()[
+            ["label", "class_name", "videos", "clip_top1", "video_top1"]
+        ]
+
+
+@torch.inference_mode()
+def predict(
+    network: nn.Module,
+    p: "Params",
+    rows: pd.DataFrame,
+    classes: list[str],
+    store: FrameStore,
+    device: str,
+    progress=quiet,
+) -> Predictions:
+    """Look at every clip of these videos.
+
+    The clip prediction is that of the centre clip (centre in time and space); the video prediction is the
+    mean of the softmax over all consecutive non-overlapping clips.
+
+    Args:
+        network: maps clips to {"classes": (N, C) logits}; its training mode is restored afterwards.
+        rows: videos with the columns video, class_name, label.
+    """
+    clips = TestClips(p, list(rows.video), store)
+    clip_probs = np.zeros((len(rows), len(classes)))
+    video_probs = np.zeros((len(rows), len(classes)))
+    batches = loader(clips, p, device, batch_size=p.batch_size)
+    training = network.training
+    network.eval()
+    try:
+        for pixels, video, centre in progress(batches, len(batches), "evaluating"):
+            probs = (
+                network(pixels.to(device, non_blocking=True))["classes"].double().softmax(-1).cpu().numpy()
+            )
+            video, centre = video.numpy(), centre.numpy()
+            clip_probs[video[centre]] = probs[centre]
+            np.add.at(video_probs, video[~centre], probs[~centre])
+    finally:
+        network.train(training)
+    video_probs /= video_probs.sum(1, keepdims=True)
+    table = rows[["video", "class_name", "label"]].reset_index(drop=True)
+    for kind, probs in (("clip", clip_probs), ("video", video_probs)):
+        best = probs.argmax(1)
+        table[f"{kind}_pred"] = [classes[i] for i in best]
+        table[f"{kind}_confidence"] = probs.max(1)
+        table[f"{kind}_right"] = best == table.label.to_numpy()
+    return Predictions(table, clip_probs, video_probs)
+
+
+def at_most(rows: pd.DataFrame, n: int) -> pd.DataFrame:
+    """The same n rows each time, spread evenly over the table (which is sorted by video, so by class)."""
+    if len(rows) <= n:
+        return rows
+    return rows.iloc[np.linspace(0, len(rows) - 1, n).round().astype(int)]

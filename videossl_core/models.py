@@ -1,0 +1,164 @@
+"""Any 3D CNN with two heads: C classes p(x), and an embedding q(v) of the teacher's M classes (3, 4.1)."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+SPORTS1M_MEAN = (101.41, 97.66, 90.25)
+"""Mean R, G, B of Sports-1M on the scale 0 to 255. Its variance is not published; see VideoNet."""
+
+
+def _conv3x3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv3d:
+    return nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=False)
+
+
+class Shortcut(nn.Module):
+    """The identity branch of a residual block when the shape changes.
+
+    ``A`` subsamples and pads with zero channels (no parameters), ``A_detached`` also stops its gradient
+    (as the code that the paper builds on does), ``B`` is a 1x1x1 convolution with batch norm.
+    """
+
+    def __init__(self, kind: str, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.kind, self.stride, self.pad = kind, stride, outputs - inputs
+        if kind == "B":
+            self.project = nn.Sequential(
+                nn.Conv3d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm3d(outputs)
+            )
+        elif kind not in ("A", "A_detached"):
+            raise ValueError(f"shortcut = {kind!r} is not one of A, A_detached, B")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "B":
+            return self.project(x)
+        s = self.stride
+        x = F.pad(x[:, :, ::s, ::s, ::s], (0, 0, 0, 0, 0, 0, 0, self.pad))
+        return x.detach() if self.kind == "A_detached" else x
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3x3 convolutions."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, planes: int, stride: int, shortcut: str):
+        super().__init__()
+        outputs = planes * self.expansion
+        self.body = self.make_body(inputs, planes, stride)
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same else Shortcut(shortcut, inputs, outputs, stride)
+
+    def make_body(self, inputs: int, planes: int, stride: int) -> nn.Sequential:
+        return nn.Sequential(
+            _conv3x3x3(inputs, planes, stride),
+            nn.BatchNorm3d(planes),
+            nn.ReLU(inplace=True),
+            _conv3x3x3(planes, planes),
+            nn.BatchNorm3d(planes),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
+class Bottleneck(BasicBlock):
+    """1x1x1, 3x3x3 and 1x1x1 convolutions, four times as many maps out."""
+
+    expansion = 4
+
+    def make_body(self, inputs: int, planes: int, stride: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv3d(inputs, planes, 1, bias=False),
+            nn.BatchNorm3d(planes),
+            nn.ReLU(inplace=True),
+            _conv3x3x3(planes, planes, stride),
+            nn.BatchNorm3d(planes),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(planes, planes * self.expansion, 1, bias=False),
+            nn.BatchNorm3d(planes * self.expansion),
+        )
+
+
+class ResNet3D(nn.Sequential):
+    """3D ResNet of Hara et al. [13] up to the pooled features: clips (N, 3, T, H, W) to (N, features).
+
+    7x7x7 stem with stride (1, 2, 2), max-pool of stride 2 in time too, four stages that halve time, height
+    and width. Adaptive pooling lets it take any clip of at least one frame and pixel.
+    """
+
+    def __init__(self, block: type[BasicBlock], depths: tuple[int, ...], shortcut: str, width: float):
+        maps = [max(1, round(width * m)) for m in (64, 128, 256, 512)]
+        layers: list[nn.Module] = [
+            nn.Conv3d(3, maps[0], 7, stride=(1, 2, 2), padding=3, bias=False),
+            nn.BatchNorm3d(maps[0]),
+            nn.ReLU(inplace=True),
+            nn.MaxPool3d(3, stride=2, padding=1),
+        ]
+        inputs = maps[0]
+        for stage, (planes, depth) in enumerate(zip(maps, depths, strict=True)):
+            for i in range(depth):
+                layers.append(block(inputs, planes, 2 if i == 0 and stage > 0 else 1, shortcut))
+                inputs = planes * block.expansion
+        super().__init__(*layers, nn.AdaptiveAvgPool3d(1), nn.Flatten())
+        self.features = inputs
+        for m in self.modules():
+            if isinstance(m, nn.Conv3d):
+                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _torchvision(name: str) -> Callable[[str, float], nn.Module]:
+    def build(shortcut: str, width: float) -> nn.Module:
+        if width != 1:
+            raise ValueError(f"width = {width:g}: torchvision's {name} has one width, 1")
+        net = torchvision.models.get_model(name, weights=None)
+        net.features = net.fc.in_features
+        net.fc = nn.Identity()
+        return net
+
+    return build
+
+
+def _resnet3d(block: type[BasicBlock], *depths: int) -> Callable[[str, float], nn.Module]:
+    return lambda shortcut, width: ResNet3D(block, depths, shortcut, width)
+
+
+# One row per backbone: (shortcut, width) -> module with ``features``, mapping clips to (N, features).
+BACKBONES: dict[str, Callable[[str, float], nn.Module]] = {
+    "resnet10": _resnet3d(BasicBlock, 1, 1, 1, 1),
+    "resnet18": _resnet3d(BasicBlock, 2, 2, 2, 2),
+    "resnet34": _resnet3d(BasicBlock, 3, 4, 6, 3),
+    "resnet50": _resnet3d(Bottleneck, 3, 4, 6, 3),
+    "r3d_18": _torchvision("r3d_18"),
+    "mc3_18": _torchvision("mc3_18"),
+    "r2plus1d_18": _torchvision("r2plus1d_18"),
+}
+
+
+class VideoNet(nn.Module):
+    """A backbone with one linear head per output.
+
+    Takes uint8 or float clips (N, 3, T, H, W) on the scale 0 to 255 and subtracts the Sports-1M mean. The
+    paper also names the variance, which nobody published; every backbone here has a batch norm behind its
+    first convolution, so that a division by any constant would leave the output the same.
+
+    Args:
+        backbone: a row of BACKBONES.
+        heads: name -> number of outputs, e.g. ``{"classes": 101, "embedding": 1000}``.
+    """
+
+    def __init__(self, backbone: str, heads: dict[str, int], shortcut: str = "A", width: float = 1.0):
+        super().__init__()
+        self.backbone = BACKBONES[backbone](shortcut, width)
+        self.heads = nn.ModuleDict({k: nn.Linear(self.backbone.features, n) for k, n in heads.items()})
+        self.register_buffer("mean", torch.tensor(SPORTS1M_MEAN).view(1, 3, 1, 1, 1), persistent=False)
+        self.to(memory_format=torch.channels_last_3d)
+
+    def forward(self, clips: Tensor) -> dict[str, Tensor]:
+        """The outputs of all heads, before any softmax: name -> (N, outputs)."""
+        x = (clips.to(self.mean.dtype) - self.mean).contiguous(memory_format=torch.channels_last_3d)
+        features = self.backbone(x)
+        return {name: head(features) for name, head in self.heads.items()}

@@ -1,0 +1,83 @@
+"""From parameters to everything a run reads: index, decoded frames, label split, teacher targets."""
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+
+from videossl_core import datasets, files, methods, splits, teacher
+from videossl_core.frames import FrameStore, StoreSettings, quiet
+
+if TYPE_CHECKING:
+    from videossl_core.params import Params
+
+
+@dataclass(frozen=True)
+class Data:
+    """``split`` has the columns video, class_name, label, role (labelled, unlabelled, test)."""
+
+    index: datasets.Index
+    store: FrameStore
+    split: pd.DataFrame
+    rejected: pd.DataFrame
+    targets: teacher.Targets | None
+
+    @property
+    def classes(self) -> list[str]:
+        return self.index.classes
+
+    def rows(self, role: str) -> pd.DataFrame:
+        return self.split[self.split.role == role].reset_index(drop=True)
+
+
+def device(p: "Params") -> str:
+    """``auto``: the GPU where there is one."""
+    if p.device != "auto":
+        return p.device
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def prepare(
+    p: "Params", with_teacher: bool | None = None, split: pd.DataFrame | None = None, progress=quiet
+) -> Data:
+    """Index, decode, split, and ask the teacher; whatever is on disk already is used.
+
+    Args:
+        with_teacher: None asks the teacher only if the method distils.
+        split: the saved split of a run that is resumed, instead of a new draw.
+
+    Raises:
+        datasets.DatasetError: more videos than ``max_reject_pct`` % cannot be read, or the lists are wrong.
+        splits.SplitError: the label list does not fit.
+    """
+    index = datasets.read_index(p, progress)
+    store = FrameStore(p.data_dir, StoreSettings(p.frame_size, p.jpeg_quality, p.teacher_stride))
+    videos = list(index.table.video)
+    if split is None:
+        split = splits.make_split(p, index)  # before the hours of decoding: a wrong list is an error now
+    store.add(videos, index.root, p.prep_workers, progress)
+    table = store.table.loc[videos]
+    rejected = table[table.reason != ""][["reason"]].reset_index()
+    files.write_text(p.data_dir / "rejected.csv", rejected.to_csv(index=False))
+    if 100 * len(rejected) > p.max_reject_pct * len(videos):
+        first = "; ".join(f"{r.video}: {r.reason}" for r in rejected.head(3).itertuples())
+        raise datasets.DatasetError(
+            f"{len(rejected)} of {len(videos)} videos below {index.root} are unusable: over max_reject_pct "
+            f"= {p.max_reject_pct:g} %. All are listed in {p.data_dir / 'rejected.csv'}. The first: {first}"
+        )
+    if len(rejected):
+        warnings.warn(
+            f"{len(rejected)} of {len(videos)} videos are left out, see {p.data_dir / 'rejected.csv'}",
+            stacklevel=2,
+        )
+        split = split[~split.video.isin(rejected.video)].reset_index(drop=True)
+    splits.warn_without_label(split, index.classes)
+    if with_teacher is None:
+        with_teacher = "teacher" in methods.METHODS[p.method].needs
+    targets = None
+    if with_teacher:
+        train = list(split.video[split.role != "test"])
+        targets = teacher.build_targets(p, store, train, device(p), progress)
+    return Data(index, store, split, rejected, targets)

@@ -1,0 +1,188 @@
+"""Which clips, crops and flips make the batch of step i: a pure function of (seed, i).
+
+There is no sampler state, so a resumed run, any number of loader processes and a replay see the same clips.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.io import decode_jpeg
+
+from videossl_core.frames import FrameStore
+from videossl_core.methods import Method
+from videossl_core.teacher import Targets
+
+if TYPE_CHECKING:
+    from videossl_core.params import Params
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, stream: int, epoch: int, n: int) -> np.ndarray:
+    return np.random.default_rng([seed, 3, stream, epoch]).permutation(n)
+
+
+def videos_of_step(seed: int, step: int, stream: int, n: int, k: int) -> np.ndarray:
+    """(k,) positions, out of n videos, drawn without replacement until all were seen, then anew."""
+    at = np.arange(step * k, (step + 1) * k)
+    return np.array([_order(seed, stream, int(i // n), n)[i % n] for i in at])
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Uniform numbers in [0, 1) for the clips of one step, each (batch_size,)."""
+
+    start: np.ndarray
+    y: np.ndarray
+    x: np.ndarray
+    flip: np.ndarray
+    frame: np.ndarray
+    other_y: np.ndarray
+    other_x: np.ndarray
+    other_flip: np.ndarray
+    turn: np.ndarray
+
+
+def draws_of_step(seed: int, step: int, batch_size: int) -> Draws:
+    rng = np.random.default_rng([seed, 4, step])
+    return Draws(*rng.random((9, batch_size)))
+
+
+def clip_frames(count: int, start: int, length: int) -> np.ndarray:
+    """Numbers of the ``length`` consecutive frames from ``start``; a video that ends early is looped."""
+    return start + np.arange(length) % min(length, count - start)
+
+
+def test_starts(count: int, length: int, last_clip: str) -> list[int]:
+    """First frames of all consecutive non-overlapping clips (4.1); a shorter rest is dropped, or looped."""
+    whole = max(1, count // length) if last_clip == "drop" else -(-count // length)
+    return [i * length for i in range(whole)]
+
+
+def centre_start(count: int, length: int) -> int:
+    """First frame of the clip in the middle of the video."""
+    return max(0, (count - length) // 2)
+
+
+def read_clip(store: FrameStore, video: str, numbers: np.ndarray) -> Tensor:
+    """(3, T, S, S) uint8: the frames with these numbers at the store's size S."""
+    jpegs = store.read(video, numbers)
+    return torch.stack(decode_jpeg([torch.frombuffer(bytearray(j), dtype=torch.uint8) for j in jpegs]), dim=1)
+
+
+def crop(clip: Tensor, size: int, y: float, x: float, flip: bool = False) -> Tensor:
+    """Cut a square out of all frames alike; y and x in [0, 1) range from the top and left to the end."""
+    room_y, room_x = clip.shape[-2] - size + 1, clip.shape[-1] - size + 1
+    top, left = int(y * room_y), int(x * room_x)
+    part = clip[..., top : top + size, left : left + size]
+    return part.flip(-1) if flip else part
+
+
+class Batches(Dataset):
+    """Item i is the batch of step i, labelled clips first.
+
+    clips (B, 3, T, H, W) uint8; labels (K,); hidden (U,), the true labels of the unlabelled clips, which
+    only the log may see; teacher (B, M) where the method distils; other, a second crop of the same clips,
+    where it averages weights; turn (B,) quarter turns where it rotates.
+    """
+
+    def __init__(
+        self, p: "Params", method: Method, split: pd.DataFrame, store: FrameStore, targets: Targets | None
+    ):
+        self.p, self.method, self.store, self.targets = p, method, store, targets
+        self.labelled = split[split.role == "labelled"].reset_index(drop=True)
+        self.unlabelled = split[split.role == "unlabelled"].reset_index(drop=True)
+        self.k = method.labelled_clips(p.batch_size)
+        self.u = p.batch_size - self.k
+        if not len(self.labelled):
+            raise ValueError("no labelled video: raise label_pct")
+        if self.u and not len(self.unlabelled):
+            raise ValueError(
+                f"{p.method} needs unlabelled videos, and label_pct = {p.label_pct:g} leaves none"
+            )
+        videos = pd.concat([self.labelled, self.unlabelled]).video
+        self.counts = store.table.frames.reindex(videos).astype(int).to_numpy()
+
+    def __len__(self) -> int:
+        return self.p.steps
+
+    def __getitem__(self, step: int) -> dict:
+        p, n = self.p, len(self.labelled)
+        labelled = videos_of_step(p.seed, step, 0, n, self.k)
+        unlabelled = videos_of_step(p.seed, step, 1, len(self.unlabelled), self.u) if self.u else labelled[:0]
+        names = [*self.labelled.video.iloc[labelled], *self.unlabelled.video.iloc[unlabelled]]
+        counts = self.counts[np.concatenate([labelled, n + unlabelled])]
+        draws = draws_of_step(p.seed, step, p.batch_size)
+        clips, others, teacher = [], [], []
+        for i, (video, count) in enumerate(zip(names, counts, strict=True)):
+            start = int(draws.start[i] * max(1, count - p.clip_frames + 1))
+            numbers = clip_frames(int(count), start, p.clip_frames)
+            whole = read_clip(self.store, video, numbers)
+            flip = p.hflip and draws.flip[i] < 0.5
+            clips.append(crop(whole, p.crop_size, draws.y[i], draws.x[i], flip))
+            if "ema" in self.method.needs and p.mt_view == "other":
+                flip = p.hflip and draws.other_flip[i] < 0.5
+                others.append(crop(whole, p.crop_size, draws.other_y[i], draws.other_x[i], flip))
+            if "teacher" in self.method.needs:
+                frame = int(numbers[int(draws.frame[i] * p.clip_frames)])
+                teacher.append(torch.from_numpy(self.targets.of(video, frame)))
+        batch = {
+            "step": step,
+            "clips": torch.stack(clips),
+            "labels": torch.from_numpy(self.labelled.label.to_numpy()[labelled]),
+            "hidden": torch.from_numpy(self.unlabelled.label.to_numpy()[unlabelled]),
+        }
+        if others:
+            batch["other"] = torch.stack(others)
+        if teacher:
+            batch["teacher"] = torch.stack(teacher)
+        if "rotations" in self.method.needs:
+            batch["turn"] = torch.from_numpy((draws.turn * 4).astype(np.int64))
+        return batch
+
+
+class TestClips(Dataset):
+    """Every clip that the paper's protocol looks at: per video the centre clip, then all consecutive ones.
+
+    Item i is (clip (3, T, H, W) uint8 cropped in the centre, position of its video, is it the centre clip).
+    """
+
+    __test__ = False  # not a test case, whatever its name suggests
+
+    def __init__(self, p: "Params", videos: list[str], store: FrameStore):
+        self.p, self.videos, self.store = p, videos, store
+        self.counts = store.table.frames.reindex(videos).astype(int).to_numpy()
+        rows = []
+        for i, count in enumerate(self.counts):
+            rows.append((i, centre_start(count, p.clip_frames), True))
+            rows += [(i, start, False) for start in test_starts(count, p.clip_frames, p.last_clip)]
+        self.rows = np.array(rows, dtype=np.int64).reshape(-1, 3)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int, bool]:
+        video, start, centre = self.rows[i]
+        numbers = clip_frames(int(self.counts[video]), int(start), self.p.clip_frames)
+        clip = read_clip(self.store, self.videos[video], numbers)
+        margin = (clip.shape[-1] - self.p.crop_size) // 2
+        part = clip[..., margin : margin + self.p.crop_size, margin : margin + self.p.crop_size]
+        return part, int(video), bool(centre)
+
+
+def loader(dataset: Dataset, p: "Params", device: str, **options) -> DataLoader:
+    """A data loader for either data set above; the processes change the speed, never the content."""
+    workers = p.num_workers if p.num_workers is not None else (0 if device == "cpu" else 4)
+    context = "forkserver" if workers else None
+    return DataLoader(
+        dataset,
+        num_workers=workers,
+        multiprocessing_context=context,
+        pin_memory=device.startswith("cuda"),
+        **options,
+    )

@@ -1,0 +1,148 @@
+"""Which training videos have a label: the authors' published lists, or a seeded draw."""
+
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from videossl_core import files
+from videossl_core.datasets import Index
+
+if TYPE_CHECKING:
+    from videossl_core.params import Params
+
+
+class SplitError(ValueError):
+    """A label list does not fit the data set; the message names the file and line."""
+
+
+def _uniform(p: "Params", train: pd.DataFrame, index: Index) -> np.ndarray:
+    """As the authors drew UCF101 and HMDB51: int(p % of all training videos), whatever their class."""
+    rng = np.random.default_rng([p.seed, 1])
+    return rng.permutation(len(train))[: max(1, int(len(train) * p.label_pct / 100 + 1e-9))]
+
+
+def _stratified(p: "Params", train: pd.DataFrame, index: Index) -> np.ndarray:
+    """As the authors drew Kinetics: int(p % of a class's training videos), and at least one of each."""
+    rng = np.random.default_rng([p.seed, 2])
+    chosen = []
+    for label in range(len(index.classes)):
+        of_class = np.flatnonzero(train.label == label)
+        n = max(1, int(len(of_class) * p.label_pct / 100 + 1e-9))
+        chosen.append(rng.permutation(of_class)[:n])
+    return np.concatenate(chosen)
+
+
+def _listed(p: "Params", train: pd.DataFrame, index: Index) -> np.ndarray:
+    path = p.label_list
+    if path.is_dir():
+        path = path / f"ssl_sub{len(index.all_classes)}c_{p.label_pct:g}p_labeled0.lst"
+        if not path.exists():
+            found = ", ".join(sorted(f.name for f in path.parent.glob("*_labeled0.lst"))) or "no such list"
+            raise SplitError(
+                f"{path}: no such file; the folder has {found}. Or draw: label_draw = stratified"
+            )
+    return read_label_list(path, train, index)
+
+
+# One row per way to choose: (parameters, training videos, index) -> positions of the labelled ones.
+DRAWS: dict[str, Callable[["Params", pd.DataFrame, Index], np.ndarray]] = {
+    "list": _listed,
+    "uniform": _uniform,
+    "stratified": _stratified,
+}
+
+
+def _key(video: str) -> str:
+    """Class folder and file name without its suffix: lists were made from copies in other folders."""
+    path = PurePosixPath(video)
+    return f"{path.parent.name}/{path.stem}"
+
+
+def read_label_list(path: Path, train: pd.DataFrame, index: Index) -> np.ndarray:
+    """Positions in ``train`` of the videos of a list in the authors' format, ``path*label`` a line.
+
+    Ids may count from 0 (HMDB51, Kinetics) or from 1 (UCF101), over all classes of the data set. Lines of
+    classes that are left out of the index are passed over.
+
+    Raises:
+        SplitError: a line is malformed, repeats another, names a video that is not a training video, or
+            has a label that is not its class's.
+    """
+    position = {_key(video): i for i, video in enumerate(train.video)}
+    if len(position) < len(train):
+        raise SplitError(
+            f"{path}: two training videos have the same class folder and name; a list cannot tell them apart"
+        )
+    left_out = set(index.all_classes) - set(index.classes)
+    entries: list[tuple[int, int, int]] = []  # line, position, id minus the class's place
+    seen: dict[int, int] = {}
+    for n, line in enumerate(files.read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        video, star, label = line.strip().rpartition("*")
+        if not star or not video or not label.isascii() or not label.isdecimal():
+            raise SplitError(f"{path} line {n}: {line.strip()!r} is not 'path*label'")
+        if int(label) > len(index.all_classes):
+            raise SplitError(
+                f"{path} line {n}: label {label} is outside the {len(index.all_classes)} classes"
+            )
+        if PurePosixPath(video).parent.name in left_out:
+            continue
+        at = position.get(_key(video))
+        if at is None:
+            raise SplitError(f"{path} line {n}: {video!r} is not a training video of this data set and split")
+        if at in seen:
+            raise SplitError(f"{path} line {n}: {video!r} stands in line {seen[at]} too")
+        seen[at] = n
+        entries.append((n, at, int(label) - index.all_classes.index(train.class_name.iloc[at])))
+    if not entries:
+        raise SplitError(f"{path}: no labelled video of the classes {', '.join(index.classes[:5])}")
+    shifts = [shift for _, _, shift in entries]
+    base = max((0, 1), key=shifts.count)
+    for n, at, shift in entries:
+        if shift != base:
+            name = train.class_name.iloc[at]
+            raise SplitError(
+                f"{path} line {n}: label {index.all_classes.index(name) + shift} is not that of "
+                f"{name} ({base + index.all_classes.index(name)} when the ids count from {base})"
+            )
+    return np.array([at for _, at, _ in entries])
+
+
+def make_split(p: "Params", index: Index) -> pd.DataFrame:
+    """The index with a column ``role``: labelled, unlabelled or test."""
+    table = index.table.copy()
+    train = table[table.split == "train"]
+    chosen = DRAWS[p.label_draw](p, train, index)
+    table["role"] = np.where(table.split == "train", "unlabelled", "test")
+    table.loc[train.index[chosen], "role"] = "labelled"
+    return table.drop(columns="split")
+
+
+def warn_without_label(split: pd.DataFrame, classes: list[str]) -> None:
+    """A uniform draw can leave a class without any label (the authors' 5 % list of UCF101 does)."""
+    having = set(split.class_name[split.role == "labelled"])
+    if without := [c for c in classes if c not in having]:
+        warnings.warn(
+            f"no labelled video of {', '.join(without)}: the network cannot learn to name it", stacklevel=3
+        )
+
+
+def to_csv(split: pd.DataFrame) -> str:
+    return split.to_csv(index=False, lineterminator="\n")
+
+
+def from_csv(text: str) -> pd.DataFrame:
+    return pd.read_csv(
+        io.StringIO(text), dtype={"video": str, "class_name": str, "role": str}, keep_default_na=False
+    )
+
+
+def split_hash(split: pd.DataFrame) -> str:
+    """sha256 of the split as CSV: which videos train with which labels, without, and test."""
+    return files.sha256(to_csv(split).encode())

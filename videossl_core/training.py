@@ -1,0 +1,251 @@
+"""The loop: one forward pass over labelled and unlabelled clips, the method's losses, evaluation, resume."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from videossl_core import evaluation, losses, methods, models, runs, splits
+from videossl_core.frames import quiet
+from videossl_core.prepare import Data, device, prepare
+from videossl_core.sampling import Batches, loader
+from videossl_core.teacher import IMAGENET_CLASSES
+
+if TYPE_CHECKING:
+    from videossl_core.params import Params
+
+
+def build_network(p: "Params", classes: int) -> models.VideoNet:
+    """The network with the heads its method trains; the same seed gives the same first weights."""
+    torch.manual_seed(p.seed)
+    heads = methods.METHODS[p.method].heads(classes, len(IMAGENET_CLASSES))
+    return models.VideoNet(p.backbone, heads, p.shortcut, p.width)
+
+
+def averaged(network: nn.Module, decay: float) -> AveragedModel:
+    """Mean teacher: the exponential moving average of the weights, batch-norm statistics copied.
+
+    The decay starts low, min(decay, 1 − 1/(n + 1)) after n updates, so that a short run is not an average
+    of its random start.
+    """
+
+    def update(averages: list[Tensor], values: list[Tensor], n) -> None:
+        get_ema_multi_avg_fn(min(decay, 1 - 1 / (int(n) + 1)))(averages, values, n)
+
+    ema = AveragedModel(network, multi_avg_fn=update)
+    return ema.eval().requires_grad_(False)
+
+
+def learning_rate(step: int, p: "Params") -> float:
+    """4.1: divided by ten every ``lr_drop_every`` iterations."""
+    return p.lr * 0.1 ** (step // p.lr_drop_every)
+
+
+def forward(
+    network: nn.Module, ema: nn.Module | None, batch: dict, method: methods.Method, p: "Params"
+) -> methods.Outputs:
+    """One pass over all clips of the batch, and whatever else the method's losses ask for."""
+    clips, k = batch["clips"], len(batch["labels"])
+    out: methods.Outputs = {"labels": batch["labels"]}
+    if "rotations" not in method.needs:
+        out |= network(clips)
+    else:
+        rotated = clips if p.s4l_rotate_on == "both" else clips[k:]
+        if p.s4l_rotations == "all":  # the upright clips are the first of four copies
+            turned = [torch.rot90(rotated, turn, (3, 4)) for turn in (1, 2, 3)]
+            turns = torch.arange(4, device=clips.device)[:, None].expand(4, len(rotated))
+        else:
+            own = batch["turn"][-len(rotated) :]
+            turned = [
+                torch.stack([torch.rot90(c, int(t), (2, 3)) for c, t in zip(rotated, own, strict=True)])
+            ]
+            turns = own[None]
+        both = network(torch.cat([clips, *turned]))
+        first = len(clips) - len(rotated) if p.s4l_rotations == "all" else len(clips)
+        out["classes"] = both["classes"][: len(clips)]
+        out["rotation"] = both["rotation"][first:].unflatten(0, turns.shape)
+        out["quarter_turns"] = turns
+    if "teacher" in batch:
+        out["teacher"] = batch["teacher"]
+    if ema is not None:
+        with torch.no_grad():
+            out["ema_classes"] = ema(batch.get("other", clips))["classes"]
+    return out
+
+
+def train(
+    p: "Params",
+    progress=quiet,
+    on_log: Callable[[dict], None] | None = None,
+    on_eval: Callable[[pd.DataFrame], None] | None = None,
+) -> runs.Run:
+    """Train one method on one label split and evaluate it; goes on where an earlier start stopped.
+
+    Args:
+        progress: wraps the long loops, see ``frames.quiet``.
+        on_log: called with each row of log.csv (losses, learning rate, pseudo-labels, clips/s).
+        on_eval: called with metrics.csv so far after each evaluation.
+
+    Raises:
+        runs.RunError: the folder holds another run, or its split or classes are not those of the data.
+        FloatingPointError: a loss is not finite; the last checkpoint stays.
+    """
+    run, saved_split = runs.begin(p)
+    if saved_split is not None and run.finished:
+        return run
+    data = prepare(p, split=saved_split, progress=progress)
+    where = device(p)
+    method = methods.METHODS[p.method]
+    network = build_network(p, len(data.classes)).to(where)
+    ema = averaged(network, p.ema_decay) if "ema" in method.needs else None
+    optimizer = torch.optim.SGD(
+        network.parameters(), p.lr, p.momentum, dampening=p.dampening, weight_decay=p.weight_decay
+    )
+    state = {"step": 0, "seconds": 0.0, "metrics": [], "log": []}
+    facts = {"split_sha256": splits.split_hash(data.split), "classes": data.classes, "method": p.method}
+    checkpoint = run.read_checkpoint() if saved_split is not None else None
+    if checkpoint is None:
+        runs.describe(run, p, data.split, where)
+    else:
+        _restore(checkpoint, facts, run, network, ema, optimizer)
+        state = {k: checkpoint[k] for k in state}
+        run.write_tables(state)
+    judge = network if ema is None or p.eval_model == "student" else ema
+
+    batches = Batches(p, method, data.split, data.store, data.targets)
+    steps = range(state["step"], p.steps)
+    feed = loader(batches, p, where, batch_size=None, sampler=steps)
+    window, clock = _Window(), time.perf_counter()
+    for batch in progress(feed, len(steps), f"training {method.title}"):
+        step = batch.pop("step")
+        batch = {name: value.to(where, non_blocking=True) for name, value in batch.items()}
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, p)
+        out = forward(network, ema, batch, method, p)
+        loss, parts = methods.total_loss(method, out, step, p)
+        if not math.isfinite(loss.item()):
+            values = ", ".join(f"{name} = {value.item():g}" for name, value in parts.items())
+            raise FloatingPointError(
+                f"step {step}: the loss is not finite ({values}); last checkpoint: {run.checkpoint}"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if ema is not None:
+            ema.update_parameters(network)
+        window.add(loss.item(), parts, out, batch, p)
+        state["step"] = done = step + 1
+        clock = _tick(state, clock)
+        if done % p.log_every == 0 or done == p.steps:
+            row = {
+                "step": done,
+                "lr": learning_rate(step, p),
+                "seconds": round(state["seconds"], 3),
+            } | window.close()
+            state["log"].append(row)
+            if on_log:
+                on_log(row)
+        if done % p.eval_every == 0 or done == p.steps:
+            _evaluate(judge, p, data, where, state, run, done == p.steps)
+            clock = _tick(state, clock)
+            if on_eval:
+                on_eval(pd.DataFrame(state["metrics"]))
+            weights = {"model": network.state_dict(), "ema": ema.state_dict() if ema else None}
+            run.write_checkpoint(state | facts | weights | {"optimizer": optimizer.state_dict()})
+    runs.finish(run, train_seconds=round(state["seconds"], 1), rejected=len(data.rejected))
+    return run
+
+
+def _tick(state: dict, since: float) -> float:
+    """Add the time since then to the run's; what an interrupted start spent after its checkpoint is lost."""
+    now = time.perf_counter()
+    state["seconds"] += now - since
+    return now
+
+
+def _restore(checkpoint: dict, facts: dict, run: runs.Run, network, ema, optimizer) -> None:
+    for name, value in facts.items():
+        if checkpoint[name] != value:
+            raise runs.RunError(
+                f"{run.checkpoint} was trained with {name} = {checkpoint[name]}, the data now give {value}"
+            )
+    network.load_state_dict(checkpoint["model"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    if ema is not None:
+        ema.load_state_dict(checkpoint["ema"])
+
+
+def _evaluate(
+    judge: nn.Module, p: "Params", data: Data, where: str, state: dict, run: runs.Run, last: bool
+) -> None:
+    """Figure 4: accuracy on the test split and on the unlabelled training videos, whose labels the loss
+    never sees. All test videos at the end, evenly spread ``eval_videos`` of them on the way."""
+    for subset in ("test", "unlabelled"):
+        rows = data.rows(subset)
+        if not (last and subset == "test"):
+            rows = evaluation.at_most(rows, p.eval_videos)
+        if rows.empty:
+            continue
+        said = evaluation.predict(judge, p, rows, data.classes, data.store, where)
+        state["metrics"].append(
+            {"step": state["step"], "subset": subset} | said.top1() | {"videos": len(rows)}
+        )
+        if last and subset == "test":
+            write_predictions(run, said)
+
+
+def write_predictions(run: runs.Run, said: evaluation.Predictions) -> None:
+    runs.files.write_text(run.predictions_test, said.table.to_csv(index=False))
+    runs.files.write_text(run.per_class, said.per_class().to_csv(index=False))
+
+
+def load_network(run: runs.Run, p: "Params") -> tuple[nn.Module, list[str]]:
+    """The network of a run as it is judged (averaged where the method averages), and its classes."""
+    checkpoint = run.read_checkpoint()
+    if checkpoint is None:
+        raise runs.RunError(f"no checkpoint in {run.folder}: train it first")
+    network = build_network(p, len(checkpoint["classes"]))
+    network.load_state_dict(checkpoint["model"])
+    if checkpoint["ema"] is not None and p.eval_model != "student":
+        ema = averaged(network, p.ema_decay)
+        ema.load_state_dict(checkpoint["ema"])
+        network = ema.module
+    return network.to(device(p)).eval(), checkpoint["classes"]
+
+
+class _Window:
+    """Means over the steps between two rows of the log."""
+
+    def __init__(self):
+        self.steps, self.clips, self.start, self.sums = 0, 0, time.perf_counter(), {}
+
+    @torch.no_grad()
+    def add(self, loss: float, parts: dict, out: methods.Outputs, batch: dict, p: "Params") -> None:
+        values = {"loss": loss} | {f"loss_{name}": value.item() for name, value in parts.items()}
+        unlabelled = out["classes"][len(out["labels"]) :]
+        if len(unlabelled):
+            sure = losses.confident(unlabelled, p.delta)
+            right = unlabelled.argmax(-1) == batch["hidden"]
+            values |= {
+                "confident": sure.float().mean().item(),
+                "confident_right": (sure & right).float().mean().item(),
+            }
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.steps, self.clips = self.steps + 1, self.clips + len(batch["clips"])
+
+    def close(self) -> dict[str, float]:
+        """The row, and a fresh window. confident_top1 is the true accuracy of the confident pseudo-labels in
+        percent, known only because the data set's labels are; empty while none is confident."""
+        row = {name: value / self.steps for name, value in self.sums.items()}
+        if "confident" in row:
+            right, sure = row.pop("confident_right"), row.pop("confident")
+            row |= {"confident_pct": 100 * sure, "confident_top1": 100 * right / sure if sure else None}
+        row["clips_per_s"] = round(self.clips / (time.perf_counter() - self.start), 2)
+        self.__init__()
+        return row
