@@ -6,6 +6,7 @@ cell (where ``None`` means "as in the file"), and what papermill injects with ``
 
 import ast
 import difflib
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -192,6 +193,23 @@ class FigureParams(Params):
 def run_dir(outputs: Path, dataset: str, method: str, label_pct: float, seed: int) -> Path:
     """outputs/<dataset>/<method>/<label_pct>/seed<seed>"""
     return Path(outputs) / dataset / method / f"{label_pct:g}" / f"seed{seed}"
+
+
+def of_run(p: Params) -> Params:
+    """All parameters of the run that dataset, method, label_pct and seed of ``p`` name, from its params.json.
+
+    Raises:
+        ParameterError: there is no such run yet.
+    """
+    path = p.run_dir / "params.json"
+    if not path.exists():
+        given = f"-p dataset {p.dataset} -p method {p.method} -p label_pct {p.label_pct:g} -p seed {p.seed}"
+        raise ParameterError(
+            f"no run in {p.run_dir}; train it: papermill notebooks/train.ipynb out.ipynb {given}"
+        )
+    values = json.loads(path.read_text(encoding="utf-8"))
+    here = {name: getattr(p, name) for name in BOOKKEEPING}
+    return _validated(Params, values | here, str(path))
 
 
 def load(model: type[Params] = Params, **given) -> Params:

@@ -22,7 +22,7 @@ import torch
 from videossl_core import files, splits
 
 if TYPE_CHECKING:
-    from videossl_core.params import Params
+    from videossl_core.params import FigureParams, Params
 
 METRICS = ["step", "subset", "clip_top1", "video_top1", "videos"]
 
@@ -168,6 +168,26 @@ def find(outputs: Path, dataset: str | None = None) -> pd.DataFrame:
             | {"split_sha256": facts["split_sha256"], "commit": facts["commit"], "folder": str(run.folder)}
         )
     return pd.DataFrame(rows, columns=RESULTS)
+
+
+def predictions(p: "FigureParams") -> dict[str, pd.DataFrame]:
+    """predictions_test.csv of the finished runs among ``p.methods``, in that order.
+
+    Raises:
+        RunError: none is finished, or they were tested on different videos.
+    """
+    found: dict[str, pd.DataFrame] = {}
+    for method in p.methods:
+        run = Run(p.model_copy(update={"method": method}).run_dir)
+        if run.finished and run.predictions_test.exists():
+            found[method] = pd.read_csv(run.predictions_test)
+            if list(found[method].video) != list(next(iter(found.values())).video):
+                raise RunError(f"{run.folder} was tested on other videos than {next(iter(found))}")
+    if not found:
+        raise RunError(
+            f"no finished run of {', '.join(p.methods)} at {p.label_pct:g} % labels, seed {p.seed}"
+        )
+    return found
 
 
 RESULTS = [

@@ -40,7 +40,10 @@ def _stratified(p: "Params", train: pd.DataFrame, index: Index) -> np.ndarray:
 def _listed(p: "Params", train: pd.DataFrame, index: Index) -> np.ndarray:
     path = p.label_list
     if path.is_dir():
-        path = path / f"ssl_sub{len(index.all_classes)}c_{p.label_pct:g}p_labeled0.lst"
+        names = [
+            f"ssl_sub{len(c)}c_{p.label_pct:g}p_labeled0.lst" for c in (index.classes, index.all_classes)
+        ]
+        path = next((path / name for name in names if (path / name).exists()), path / names[-1])
         if not path.exists():
             found = ", ".join(sorted(f.name for f in path.parent.glob("*_labeled0.lst"))) or "no such list"
             raise SplitError(
@@ -66,8 +69,8 @@ def _key(video: str) -> str:
 def read_label_list(path: Path, train: pd.DataFrame, index: Index) -> np.ndarray:
     """Positions in ``train`` of the videos of a list in the authors' format, ``path*label`` a line.
 
-    Ids may count from 0 (HMDB51, Kinetics) or from 1 (UCF101), over all classes of the data set. Lines of
-    classes that are left out of the index are passed over.
+    Ids may count from 0 (HMDB51, Kinetics) or from 1 (UCF101), over all classes of the data set or the
+    chosen ones; lines of classes that are left out of the index are passed over.
 
     Raises:
         SplitError: a line is malformed, repeats another, names a video that is not a training video, or
@@ -79,7 +82,7 @@ def read_label_list(path: Path, train: pd.DataFrame, index: Index) -> np.ndarray
             f"{path}: two training videos have the same class folder and name; a list cannot tell them apart"
         )
     left_out = set(index.all_classes) - set(index.classes)
-    entries: list[tuple[int, int, int]] = []  # line, position, id minus the class's place
+    entries: list[tuple[int, int, int, str]] = []  # line, position in train, id, class name
     seen: dict[int, int] = {}
     for n, line in enumerate(files.read_text(path).splitlines(), 1):
         if not line.strip():
@@ -99,19 +102,19 @@ def read_label_list(path: Path, train: pd.DataFrame, index: Index) -> np.ndarray
         if at in seen:
             raise SplitError(f"{path} line {n}: {video!r} stands in line {seen[at]} too")
         seen[at] = n
-        entries.append((n, at, int(label) - index.all_classes.index(train.class_name.iloc[at])))
+        entries.append((n, at, int(label), train.class_name.iloc[at]))
     if not entries:
         raise SplitError(f"{path}: no labelled video of the classes {', '.join(index.classes[:5])}")
-    shifts = [shift for _, _, shift in entries]
-    base = max((0, 1), key=shifts.count)
-    for n, at, shift in entries:
-        if shift != base:
-            name = train.class_name.iloc[at]
+    # ids count from 0 or 1, over all classes of the data set or over the chosen ones (Kinetics-100)
+    schemes = [(names, base) for names in (index.all_classes, index.classes) for base in (0, 1)]
+    ids = [{name: i + base for i, name in enumerate(names)} for names, base in schemes]
+    fits = max(ids, key=lambda of: sum(label == of[name] for _, _, label, name in entries))
+    for n, _, label, name in entries:
+        if label != fits[name]:
             raise SplitError(
-                f"{path} line {n}: label {index.all_classes.index(name) + shift} is not that of "
-                f"{name} ({base + index.all_classes.index(name)} when the ids count from {base})"
+                f"{path} line {n}: label {label} is not that of {name}, which is {fits[name]} elsewhere"
             )
-    return np.array([at for _, at, _ in entries])
+    return np.array([at for _, at, _, _ in entries])
 
 
 def make_split(p: "Params", index: Index) -> pd.DataFrame:

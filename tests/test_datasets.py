@@ -1,0 +1,306 @@
+"""Sources: what each reads, what each refuses, and the counts of the published lists."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from videossl_core import datasets, params, splits
+from videossl_core.datasets import DatasetError
+
+UCF_LISTS = {
+    "classInd.txt": "1 Archery\r\n2 Biking\r\n\r\n",
+    "trainlist01.txt": "Archery/v_Archery_g08_c01.avi 1\r\nArchery/v_Archery_g08_c02.avi 1\r\n"
+    "Biking/v_Biking_g08_c01.avi 2\r\n",
+    "testlist01.txt": "Archery/v_Archery_g01_c01.avi\r\nBiking/v_Biking_g01_c01.avi\r\n",
+}
+
+
+def write(folder: Path, contents: dict[str, str]) -> Path:
+    for name, text in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, newline="")
+    return folder
+
+
+def read(source: str, root: Path, **given) -> datasets.Index:
+    return datasets.read_index(params.load(dataset="some", source=source, root=root, **given))
+
+
+def empty_files(root: Path, *names: str) -> Path:
+    return write(root, dict.fromkeys(names, ""))
+
+
+@pytest.fixture
+def ucf(tmp_path):
+    lists = write(tmp_path / "lists", UCF_LISTS)
+    (tmp_path / "videos/Archery").mkdir(parents=True)
+    (tmp_path / "videos/Biking").mkdir()
+    return lambda **given: read("ucf101", tmp_path / "videos", **{"lists": lists} | given)
+
+
+def test_ucf101(ucf):
+    index = ucf()
+    assert index.classes == ["Archery", "Biking"]
+    assert list(index.table.video)[:2] == ["Archery/v_Archery_g01_c01.avi", "Archery/v_Archery_g08_c01.avi"]
+    assert list(index.table.split) == ["test", "train", "train", "test", "train"]
+    assert list(index.table.label) == [0, 0, 0, 1, 1]
+
+
+def test_classes_restrict_and_renumber(ucf):
+    index = ucf(classes=["Biking"])
+    assert (index.classes, index.all_classes) == (["Biking"], ["Archery", "Biking"])
+    assert set(index.table.label) == {0}
+    with pytest.raises(DatasetError, match="'Bikking' is not a class"):
+        ucf(classes="Bikking")
+    with pytest.raises(DatasetError, match="named twice"):
+        ucf(classes="Biking,Biking")
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("trainlist01.txt", "c02.avi 1", "c02.avi 2", "trainlist01.txt line 2: .*with its id"),
+        ("trainlist01.txt", "c02.avi 1", "c02.avi", "trainlist01.txt line 2"),
+        ("testlist01.txt", "Biking/", "Cooking/", "testlist01.txt line 2: 'Cooking/"),
+        ("classInd.txt", "2 Biking", "3 Biking", "classInd.txt line 2: .*'2 ClassName'"),
+        ("testlist01.txt", "Biking/v_Biking_g01_c01", "Biking/v_Biking_g08_c01", "listed twice"),
+        ("testlist01.txt", "Archery/v_", "../Archery/v_", "must lie below the root"),
+        ("testlist01.txt", "Archery/v_", "/Archery/v_", "must lie below the root"),
+    ],
+)
+def test_a_wrong_line_is_named(ucf, tmp_path, name, old, new, message):
+    path = tmp_path / "lists" / name
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(DatasetError, match=message):
+        ucf()
+
+
+def test_missing_lists_folders_and_classes_are_named(ucf, tmp_path):
+    with pytest.raises(DatasetError, match=r"nowhere: no such folder .*ucfTrainTestlist"):
+        ucf(lists=tmp_path / "nowhere")
+    (tmp_path / "lists/testlist01.txt").rename(tmp_path / "lists/gone.txt")
+    with pytest.raises(FileNotFoundError, match=r"testlist01.txt: no such file"):
+        ucf()
+    (tmp_path / "lists/gone.txt").rename(tmp_path / "lists/testlist01.txt")
+    (tmp_path / "videos/Biking").rmdir()
+    with pytest.raises(DatasetError, match=r"such as Biking. To use the others: classes = Archery"):
+        ucf()
+    with pytest.raises(DatasetError, match="no such folder"):
+        read("ucf101", tmp_path / "no", lists=tmp_path / "lists")
+
+
+def test_hmdb51_pools(tmp_path):
+    lists = write(
+        tmp_path / "lists",
+        {
+            "chew_test_split1.txt": "a b!_chew.avi 1 \nc.avi 2 \nd.avi 0 \n",
+            "kick_ball_test_split1.txt": "e.avi 1\nf.avi 2\n",
+            "class_list.txt": "chew\n",
+        },
+    )
+    root = empty_files(tmp_path / "videos", "chew/x.avi", "kick_ball/x.avi")
+    wide = read("hmdb51", root, lists=lists)
+    assert dict(zip(wide.table.video, wide.table.split, strict=True)) == {
+        "chew/a b!_chew.avi": "train", "chew/c.avi": "test", "chew/d.avi": "train",
+        "kick_ball/e.avi": "train", "kick_ball/f.avi": "test",
+    }  # fmt: skip
+    official = read("hmdb51", root, lists=lists, hmdb51_pool="official")
+    assert "chew/d.avi" not in set(official.table.video)
+    (lists / "chew_test_split1.txt").write_text("a.avi 1\nb.avi 3\n")
+    with pytest.raises(DatasetError, match=r"line 2: 'b.avi 3' is not"):
+        read("hmdb51", root, lists=lists)
+
+
+def test_kinetics_folders_and_csv(tmp_path):
+    names = ["Train/ski jumping/a_000001_000011.mp4", "Train/skiing (x)/b_000002_000012.mp4"]
+    names += ["Train/skiing (x)/c_000003_000013.mp4", "Val/ski jumping/d_000004_000014.mp4"]
+    names += ["Val/skiing (x)/e_000005_000015.mp4", "Val/skiing (x)/notes.txt"]
+    root = empty_files(tmp_path / "k", *names)
+    index = read("kinetics", root)
+    assert index.classes == ["skiing (x)", "ski jumping"]  # by letters, as the authors number them
+    assert sorted(index.table.video) == sorted(names[:-1])
+    rows = ["label,youtube_id,time_start,time_end,split"]
+    rows += ["ski jumping,a,1,11,train", "skiing (x),b,2,12,train", "skiing (x),c,3,13,train"]
+    rows += ["ski jumping,d,4,14,validate", "skiing (x),e,5,15,validate"]
+    write(tmp_path / "lists", {"all.csv": "\n".join(rows)})
+    listed = read("kinetics", root, lists=tmp_path / "lists")
+    pd.testing.assert_frame_equal(listed.table, index.table)
+    largest = read("kinetics", root, largest_classes=1)
+    assert largest.classes == ["skiing (x)"]
+    write(tmp_path / "lists", {"all.csv": "label,id\nx,y\n"})
+    with pytest.raises(DatasetError, match="no column youtube_id"):
+        read("kinetics", root, lists=tmp_path / "lists")
+
+
+def test_folder_with_and_without_a_test_split(tmp_path):
+    root = empty_files(tmp_path / "a", *(f"{c}/{i} ü,'.MP4" for c in ("cat", "dog") for i in range(8)))
+    index = read("folder", root, test_pct=25)
+    assert index.table.groupby(["class_name", "split"]).size().to_dict() == {
+        (c, s): n for c in ("cat", "dog") for s, n in (("test", 2), ("train", 6))
+    }
+    again = read("folder", root, test_pct=25, seed=5)
+    pd.testing.assert_frame_equal(again.table, index.table)  # all runs share one test split
+    split = empty_files(tmp_path / "b", "train/cat/1.mp4", "test/cat/2.mkv")
+    assert list(read("folder", split).table.split) == ["test", "train"]
+
+
+def test_an_empty_folder_is_an_error(tmp_path):
+    with pytest.raises(DatasetError, match="no train video of any class found below"):
+        read("folder", tmp_path)
+
+
+def test_csv(tmp_path):
+    root = empty_files(tmp_path / "v", "x/1.mp4")
+    table = (
+        write(tmp_path, {"t.csv": "video,label,split\nx/1.mp4,a,train\nx/2.mp4,a,test\nx/3.mp4,b,train\n"})
+        / "t.csv"
+    )
+    index = read("csv", root, lists=table)
+    assert list(index.table.split) == ["train", "test", "train"]
+    table.write_text("video,label,split\nx/1.mp4,a,train\nx/2.mp4,,test\n")
+    with pytest.raises(DatasetError, match=r"t.csv line 3"):
+        read("csv", root, lists=table)
+    with pytest.raises(DatasetError, match="needs lists"):
+        read("csv", root)
+
+
+# The published lists themselves, where the machine has them (FIELD_NOTES numbers).
+
+
+@pytest.fixture
+def folders_of(tmp_path):
+    """An empty folder for each class, all that reading an index asks of the videos."""
+
+    def make(names) -> Path:
+        for name in names:
+            (tmp_path / "root" / name).mkdir(parents=True, exist_ok=True)
+        return tmp_path / "root"
+
+    return make
+
+
+def classes_of_ucf(lists: Path) -> list[str]:
+    return [
+        line.split(" ")[1]
+        for line in (lists / "ucfTrainTestlist/classInd.txt").read_text().split("\n")
+        if line
+    ]
+
+
+@pytest.mark.parametrize(("split", "train", "test"), [(1, 9537, 3783), (2, 9586, 3734), (3, 9624, 3696)])
+def test_counts_of_ucf101(published_lists, folders_of, split, train, test):
+    root = folders_of(n.strip() for n in classes_of_ucf(published_lists))
+    lists = published_lists / "ucfTrainTestlist"
+    p = params.load(dataset="ucf101", root=root, lists=lists, split=split)
+    counts = datasets.read_index(p).table.split.value_counts()
+    assert (counts["train"], counts["test"]) == (train, test)
+
+
+@pytest.mark.parametrize(("pct", "labelled"), [(5, 476), (10, 953), (20, 1907), (50, 4768)])
+def test_the_authors_lists_of_ucf101(published_lists, folders_of, pct, labelled):
+    root = folders_of(n.strip() for n in classes_of_ucf(published_lists))
+    p = params.load(
+        dataset="ucf101", root=root, label_pct=pct,
+        lists=published_lists / "ucfTrainTestlist", label_list=published_lists / "videossl/ucf101",
+    )  # fmt: skip
+    index = datasets.read_index(p)
+    split = splits.make_split(p, index)
+    assert split.role.value_counts().to_dict() == {
+        "labelled": labelled,
+        "unlabelled": 9537 - labelled,
+        "test": 3783,
+    }
+    without = set(index.classes) - set(split.class_name[split.role == "labelled"])
+    assert without == ({"CliffDiving"} if pct == 5 else set())
+
+
+@pytest.mark.parametrize(("pct", "labelled"), [(5, 21), (10, 66), (20, 123), (50, 264)])
+def test_the_authors_lists_on_six_classes(published_lists, folders_of, pct, labelled):
+    p = params.load(dataset="ucf101_6")
+    p = params.load(
+        dataset="ucf101_6", root=folders_of(p.classes), label_pct=pct,
+        lists=published_lists / "ucfTrainTestlist", label_list=published_lists / "videossl/ucf101",
+    )  # fmt: skip
+    split = splits.make_split(p, datasets.read_index(p))
+    assert split.role.value_counts().to_dict() == {
+        "labelled": labelled,
+        "unlabelled": 529 - labelled,
+        "test": 202,
+    }
+
+
+@pytest.mark.parametrize(("pct", "labelled"), [(40, 2094), (50, 2618), (60, 3141)])
+def test_the_authors_lists_of_hmdb51(published_lists, folders_of, pct, labelled):
+    lists = published_lists / "testTrainMulti_7030_splits"
+    root = folders_of(f.name.removesuffix("_test_split1.txt") for f in lists.glob("*_test_split1.txt"))
+    p = params.load(
+        dataset="hmdb51",
+        root=root,
+        lists=lists,
+        label_list=published_lists / "videossl/hmdb51",
+        label_pct=pct,
+    )
+    index = datasets.read_index(p)
+    assert len(index.classes) == 51
+    split = splits.make_split(p, index)
+    assert split.role.value_counts().to_dict() == {
+        "labelled": labelled,
+        "unlabelled": 5236 - labelled,
+        "test": 1530,
+    }
+    official = params.load(
+        dataset="hmdb51", root=root, lists=lists, hmdb51_pool="official", label_draw="uniform"
+    )
+    assert (datasets.read_index(official).table.split == "train").sum() == 3570
+
+
+def authors_kinetics(lists: Path, *names: str) -> list[str]:
+    lines = [
+        line for n in names for line in (lists / "videossl/kinetics" / n).read_text().split("\n") if line
+    ]
+    return [line.rpartition("*")[0] for line in lines]
+
+
+def test_the_authors_lists_of_kinetics100(published_lists, tmp_path):
+    lists = published_lists / "videossl/kinetics"
+    videos = authors_kinetics(
+        published_lists,
+        "ssl_sub100c_20p_labeled0.lst",
+        "ssl_sub100c_20p_unlabeled0.lst",
+        "ssl_sub100c_10p_val0.lst",
+    )
+    rows = ["video,label,split"]
+    for video in videos:
+        subset, label, _ = video.split("/")
+        rows.append(f'"{video}","{label}",{"train" if subset == "Train" else "test"}')
+        (tmp_path / "root" / subset / label).mkdir(parents=True, exist_ok=True)
+    table = write(tmp_path, {"all.csv": "\n".join(rows)}) / "all.csv"
+    given = {"root": tmp_path / "root", "lists": table, "source": "csv", "label_list": lists}
+    counts = {5: 4352, 10: 8757, 20: 17565, 50: 43989}
+    index = datasets.read_index(params.load(dataset="kinetics100", **given))
+    assert (index.table.split == "train").sum() == 88038
+    assert (index.table.split == "test").sum() == 4706
+    assert index.classes == params.load(dataset="kinetics100").classes
+    for pct, labelled in counts.items():
+        split = splits.make_split(params.load(dataset="kinetics100", label_pct=pct, **given), index)
+        assert (split.role == "labelled").sum() == labelled
+
+
+def test_kinetics100_by_rule(published_lists):
+    """The 100 classes with most videos in the authors' 20 % list of Kinetics-400 are theirs but for a tie."""
+    counts = pd.Series(
+        [v.split("/")[1] for v in authors_kinetics(published_lists, "ssl_sub400c_20p_labeled0.lst")]
+    ).value_counts()
+    names = datasets.alphabetical(counts.index)
+    table = pd.DataFrame(
+        {"video": range(counts.sum()), "class_name": counts.index.repeat(counts), "split": "train"}
+    )
+    chosen = datasets._chosen_classes(params.load(dataset="kinetics400", largest_classes=100), table, names)
+    assert len(set(chosen) & set(params.load(dataset="kinetics100").classes)) >= 99
+
+
+def test_kinetics400_is_numbered_like_the_authors(published_lists):
+    lines = (published_lists / "videossl/kinetics/ssl_sub400c_10p_labeled0.lst").read_text().split("\n")
+    ids = {line.split("/")[1]: int(line.rpartition("*")[2]) for line in lines if line}
+    assert datasets.alphabetical(ids) == sorted(ids, key=ids.get)

@@ -1,0 +1,102 @@
+"""Clip and video top-1 against numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from videossl_core import demo, evaluation, frames, params
+from videossl_core.frames import FrameStore, StoreSettings
+
+LENGTHS = {"a.mp4": 20, "b.mp4": 8, "c.mp4": 5}
+
+
+class Brightness(torch.nn.Module):
+    """Three classes whose logits depend on the clip's mean alone; remembers what it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+        self.drop = torch.nn.Dropout(0.5)  # would show if the network were not in evaluation mode
+
+    def forward(self, clips):
+        assert not self.training
+        self.seen += list(clips)
+        mean = self.drop(clips.float().mean((1, 2, 3, 4)))
+        return {"classes": torch.stack([mean / 20, 5 - mean / 40, torch.full_like(mean, 3.0)], 1)}
+
+
+@pytest.fixture
+def world(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, count in LENGTHS.items():
+        levels = np.repeat(rng.integers(0, 250, count), 32 * 32 * 3).reshape(count, 32, 32, 3)
+        frames.write_video(tmp_path / "v" / name, levels.astype(np.uint8), crf=1)
+    store = FrameStore(tmp_path, StoreSettings(32, 95, 8))
+    store.add(list(LENGTHS), tmp_path / "v")
+    rows = pd.DataFrame({"video": list(LENGTHS), "class_name": ["x", "y", "y"], "label": [0, 1, 1]})
+    p = params.load(frame_size=32, crop_size=24, clip_frames=8, batch_size=2, last_clip="drop")
+    return p, rows, store
+
+
+def softmax(mean):
+    e = [math.exp(v) for v in (mean / 20, 5 - mean / 40, 3.0)]
+    return np.array(e) / sum(e)
+
+
+def test_predictions_by_hand(world):
+    p, rows, store = world
+    network = Brightness().train()
+    said = evaluation.predict(network, p, rows, ["x", "y", "z"], store, "cpu")
+    assert network.training  # restored
+
+    def mean(video, numbers):
+        from videossl_core.sampling import read_clip
+
+        return read_clip(store, video, np.asarray(numbers))[..., 4:28, 4:28].double().mean().item()
+
+    centre = [range(6, 14), range(8), [0, 1, 2, 3, 4, 0, 1, 2]]
+    clips = [[range(8), range(8, 16)], [range(8)], [[0, 1, 2, 3, 4, 0, 1, 2]]]
+    for i, video in enumerate(LENGTHS):
+        assert said.clip_probs[i] == pytest.approx(softmax(mean(video, centre[i])), abs=1e-6)
+        expected = np.mean([softmax(mean(video, c)) for c in clips[i]], axis=0)
+        assert said.video_probs[i] == pytest.approx(expected, abs=1e-6)
+    assert len(network.seen) == 3 + 4
+    for kind, probs in (("clip", said.clip_probs), ("video", said.video_probs)):
+        right = probs.argmax(1) == rows.label
+        assert said.top1()[f"{kind}_top1"] == pytest.approx(100 * right.mean())
+        by_class = said.per_class().set_index("class_name")
+        assert by_class.loc["y", f"{kind}_top1"] == pytest.approx(100 * right[1:].mean())
+        assert list(said.table[f"{kind}_pred"]) == [["x", "y", "z"][k] for k in probs.argmax(1)]
+    assert list(said.per_class().videos) == [1, 2]
+
+
+def test_video_and_clip_accuracy_are_not_the_same_thing(world):
+    """The mean of the softmax decides, not a vote and not the mean of the logits."""
+    p, rows, store = world
+    answers = iter([[0, 9, 0], [8, 0, 0], [0, 3, 0]])  # centre clip, then the two clips of the first video
+
+    class Scripted(torch.nn.Module):
+        def forward(self, clips):
+            return {"classes": torch.tensor([next(answers, [0, 0, 0]) for _ in clips], dtype=torch.float32)}
+
+    said = evaluation.predict(Scripted(), p, rows.head(1), ["x", "y", "z"], store, "cpu")
+    assert (said.table.clip_pred[0], said.table.video_pred[0]) == ("y", "x")
+
+
+def test_a_padded_last_clip_counts(world):
+    p, rows, store = world
+    network = Brightness()
+    evaluation.predict(
+        network, p.model_copy(update={"last_clip": "pad"}), rows, ["x", "y", "z"], store, "cpu"
+    )
+    assert len(network.seen) == 3 + 3 + 1 + 1
+
+
+def test_a_subset_is_spread_and_always_the_same():
+    rows = pd.DataFrame({"video": range(100)})
+    assert list(evaluation.at_most(rows, 5).video) == [0, 25, 50, 74, 99]
+    assert evaluation.at_most(rows, 100) is rows
+    assert demo.FRAMES >= 16

@@ -1,0 +1,88 @@
+"""The published network: parameter counts, feature maps, shortcuts."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from videossl_core.models import BACKBONES, Shortcut, VideoNet
+
+
+@pytest.mark.parametrize(
+    ("shortcut", "classes", "published"),
+    [
+        ("A", 101, 33_081_893),
+        ("A_detached", 101, 33_081_893),
+        ("A", 51, 33_056_243),
+        ("A", 100, 33_081_380),
+        ("A", 400, 33_235_280),
+        ("B", 101, 33_255_717),
+        ("B", 400, 33_409_104),
+    ],
+)
+def test_parameters_of_the_published_resnet18(shortcut, classes, published):
+    network = VideoNet("resnet18", {"classes": classes}, shortcut)
+    assert sum(w.numel() for w in network.parameters()) == published
+    both = VideoNet("resnet18", {"classes": classes, "embedding": 1000}, shortcut)
+    assert sum(w.numel() for w in both.parameters()) == published + 513 * 1000
+
+
+def test_feature_maps_and_cost_of_a_clip_of_the_paper():
+    network = VideoNet("resnet18", {"classes": 101}).eval()
+    shapes = []
+    for layer in network.backbone:
+        layer.register_forward_hook(lambda _layer, _inputs, out: shapes.append(tuple(out.shape[1:])))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, 16, 112, 112, dtype=torch.uint8))
+    stem, pool, stages, end = shapes[0], shapes[3], shapes[4:12:2], shapes[-1]
+    assert stem == (64, 16, 56, 56)
+    assert pool == (64, 8, 28, 28)
+    assert stages == [(64, 8, 28, 28), (128, 4, 14, 14), (256, 2, 7, 7), (512, 1, 4, 4)]
+    assert end == (512,)
+    first = 343 * 3 * 64 * 16 * 56 * 56 + 4 * 27 * 64 * 64 * 8 * 28 * 28  # stem and stage 1
+    rest = [(64, 128, 4 * 14 * 14), (128, 256, 2 * 7 * 7), (256, 512, 1 * 4 * 4)]
+    later = sum(27 * (a * b + 3 * b * b) * places for a, b, places in rest)
+    assert counter.get_total_flops() / 2 == first + later + 512 * 101  # multiply-adds, 8.30e9
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_backbone_has_two_heads(backbone):
+    network = VideoNet(backbone, {"classes": 7, "embedding": 1000})
+    out = network(torch.randint(0, 256, (2, 3, 8, 32, 32), dtype=torch.uint8))
+    assert {k: tuple(v.shape) for k, v in out.items()} == {"classes": (2, 7), "embedding": (2, 1000)}
+    sum(v.square().mean() for v in out.values()).backward()
+    assert all(w.grad is not None and w.grad.isfinite().all() for w in network.parameters())
+
+
+def test_torchvision_backbones_have_one_width():
+    with pytest.raises(ValueError, match="width"):
+        VideoNet("r3d_18", {"classes": 2}, width=0.5)
+
+
+@pytest.mark.parametrize("kind", ["A", "A_detached"])
+def test_shortcut_a_pools_and_pads_with_zeros(kind):
+    x = torch.randn(2, 3, 4, 6, 5, requires_grad=True)
+    y = Shortcut(kind, 3, 8, 2)(x)
+    assert torch.equal(y[:, :3], F.avg_pool3d(x, 1, 2))
+    assert y[:, 3:].abs().sum() == 0
+    assert y.shape[1] == 8
+    assert y.requires_grad == (kind == "A")
+
+
+def test_an_unknown_shortcut_is_refused():
+    with pytest.raises(ValueError, match="A, A_detached, B"):
+        Shortcut("C", 3, 8, 2)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_dividing_the_input_by_a_variance_would_change_nothing(backbone):
+    """The reason why the unpublished Sports-1M variance can be left out (see VideoNet)."""
+    torch.manual_seed(0)
+    network = VideoNet(backbone, {"classes": 3}).double()
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm3d):
+            layer.eps = 1e-14  # the one thing that sees the scale; deep networks amplify it
+    clips = torch.randint(0, 256, (3, 3, 8, 32, 32)).double()
+    usual = network(clips)["classes"]
+    scaled = network((clips - network.mean) / 58 + network.mean)["classes"]
+    assert torch.allclose(usual, scaled, rtol=1e-5, atol=1e-5)

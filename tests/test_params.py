@@ -1,0 +1,161 @@
+"""Parameters: validation, precedence of files and notebooks, and no drift between the three."""
+
+import ast
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+import yaml
+
+from videossl_core import params
+from videossl_core.params import ROOT, FigureParams, ParameterError, Params
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FILES = sorted((ROOT / "params").glob("*.yaml"))
+
+
+def parameters_cell(path: Path) -> str:
+    cells = [c for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(cells) == 1
+    return cells[0].source
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"label_pctt": 10}, "unknown parameter 'label_pctt'; did you mean 'label_pct'"),
+        (
+            {"method": "video_ssl"},
+            "method = 'video_ssl' is not one of supervised, .*; did you mean 'videossl'",
+        ),
+        ({"label_pct": 0}, "label_pct = 0: .*greater than 0"),
+        ({"label_pct": 101}, "label_pct = 101: .*less than or equal to 100"),
+        ({"label_pct": "ten"}, "label_pct = 'ten'"),
+        ({"lr": float("nan")}, "lr = nan"),
+        ({"crop_size": 200}, "crop_size = 200 is larger than frame_size"),
+        ({"label_draw": "list"}, "needs label_list"),
+        ({"source": "folder"}, "needs root"),
+        ({"dataset": "../elsewhere"}, "dataset = '../elsewhere'"),
+        ({"split": 4}, "split = 4"),
+        ({"device": "gpu"}, "device = 'gpu'"),
+    ],
+)
+def test_a_wrong_value_is_named(given, message):
+    with pytest.raises(ParameterError, match=message):
+        params.load(**given)
+
+
+def test_defaults_are_the_papers():
+    p = Params()
+    paper = {
+        "frame_size": 136, "crop_size": 112, "clip_frames": 16, "batch_size": 128, "lr": 0.01,
+        "momentum": 0.9, "weight_decay": 0.001, "lr_drop_every": 40_000, "T": 10, "tau": 2 / 3, "delta": 0.95, "lambda_d": 1,
+        "backbone": "resnet18", "width": 1, "teacher": "resnet50", "hflip": False, "below_threshold": "soft",
+    }  # fmt: skip
+    assert {k: getattr(p, k) for k in paper} == paper
+
+
+def test_files_come_before_what_is_given_and_bases_before_files(tmp_path, monkeypatch):
+    (tmp_path / "params").mkdir()
+    monkeypatch.setattr(params, "ROOT", tmp_path)
+    (tmp_path / "params/one.yaml").write_text("lr: 0.5\nsteps: 7\n")
+    (tmp_path / "params/two.yaml").write_text("base: one\nsteps: 8\n")
+    p = params.load(dataset="two", T=3.0, delta=None)
+    assert (p.lr, p.steps, p.T, p.delta) == (0.5, 8, 3.0, 0.95)
+    assert params.load(dataset="mine", base="one").steps == 7
+    (tmp_path / "params/bad.yaml").write_text("stepps: 8\n")
+    with pytest.raises(ParameterError, match=r"bad.yaml: unknown parameter 'stepps'; did you mean 'steps'"):
+        params.load(dataset="bad")
+    (tmp_path / "params/bad.yaml").write_text("steps: [8\n")
+    with pytest.raises(ParameterError, match=r"bad.yaml: not readable as YAML"):
+        params.load(dataset="bad")
+    (tmp_path / "params/bad.yaml").write_text("- steps\n")
+    with pytest.raises(ParameterError, match=r"'name: value' lines"):
+        params.load(dataset="bad")
+
+
+def test_lists_may_be_given_as_text():
+    assert params.load(classes="a, b,c").classes == ["a", "b", "c"]
+    assert params.load(FigureParams, methods="sd,videossl").methods == ["sd", "videossl"]
+    with pytest.raises(ParameterError, match="did you mean 'videossl'"):
+        params.load(FigureParams, methods="sd,videosl")
+
+
+def test_relative_paths_start_at_the_project():
+    assert params.load(outputs="outputs").outputs == ROOT / "outputs"
+    assert params.load(label_pct=2.5, seed=3).run_dir == ROOT / "outputs/demo/videossl/2.5/seed3"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda f: f.stem)
+def test_every_parameter_file_is_valid_and_tells_its_command(path):
+    p = params.load(dataset=path.stem)
+    assert p.dataset == path.stem
+    text = path.read_text()
+    if p.source != "demo":
+        assert f"-p dataset {path.stem}" in text
+    assert "dataset" not in yaml.safe_load(text)  # the file's name says it
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda f: f.stem)
+def test_notebook_parameters_are_those_of_the_model(path):
+    """Names and defaults of each parameters cell agree with the model, and each has a help text."""
+    cell = parameters_cell(path)
+    assert cell.startswith("# Parameters of this notebook")
+    model = FigureParams if "params.FigureParams" in path.read_text() else Params
+    lines = [line for line in cell.splitlines() if not line.startswith("#")]
+    for node, line in zip(ast.parse(cell).body, lines, strict=True):
+        name, default = node.target.id, ast.literal_eval(node.value)
+        assert name in model.model_fields
+        assert "  # " in line, f"{name} has no help text"
+        if default is not None:
+            assert getattr(params.load(model), name) in (
+                default,
+                default.split(",") if isinstance(default, str) else default,
+            )
+
+
+def test_injected_values_win_and_misspelt_ones_are_refused(monkeypatch):
+    cells = ["", "# Parameters of this notebook\nseed: int = 1\nsteps: int = None", "import os"]
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(user_ns={"In": cells}))
+    assert params.from_notebook().seed == 1
+    cells.append("# Parameters\nseed = 5\n")
+    assert params.from_notebook().seed == 5
+    cells.append("# Parameters\nsead = 5\n")
+    with pytest.raises(ParameterError, match="'sead'; did you mean 'seed'"):
+        params.from_notebook()
+    cells.append("# Parameters\nseed = 6\n")  # mended and run again: the old cell counts no more
+    assert params.from_notebook().seed == 6
+    cells.append("# Parameters\nseed = 3 + len('a')\n")
+    with pytest.raises(ParameterError, match="seed: write a plain value"):
+        params.from_notebook()
+
+
+def test_parameters_of_a_run(tmp_path):
+    p = params.load(outputs=tmp_path, method="sd", lr=0.5)
+    with pytest.raises(ParameterError, match=r"train it: papermill .* -p method sd"):
+        params.of_run(p)
+    p.run_dir.mkdir(parents=True)
+    (p.run_dir / "params.json").write_text(json.dumps(p.model_dump(mode="json") | {"outputs": "/moved/away"}))
+    asked = params.load(outputs=tmp_path, method="sd", num_workers=1)
+    assert params.of_run(asked) == p.model_copy(update={"num_workers": 1})
+    assert p.differing(json.loads((p.run_dir / "params.json").read_text())) == {}
+    assert asked.differing(p.model_dump(mode="json")) == {"lr": (0.5, 0.05)}
+
+
+def test_conda_and_pip_install_the_same():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, packages = environment["dependencies"]
+    assert python.startswith("python=3.")
+    assert (pip, packages) == ("pip", {"pip": ["-e .[test]"]})
+
+
+def test_help_of_a_notebook(tmp_path):
+    from papermill.inspection import inspect_notebook
+
+    copy = shutil.copy(ROOT / "notebooks/train.ipynb", tmp_path)
+    found = inspect_notebook(copy)
+    assert found["label_pct"]["default"] == "10"
+    assert "label" in found["label_pct"]["help"]
