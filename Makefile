@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SEED ?= 0
 
-.PHONY: demo test lint setup clean
+.PHONY: help setup demo test lint tidy clean
 .DEFAULT_GOAL := help
 
 help:           ## list the targets
@@ -27,6 +27,11 @@ test: .venv/ready  ## all tests, each notebook executed
 lint: .venv/ready  ## style of code and notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+tidy: .venv/ready  ## format code and notebooks, strip notebook outputs
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/nbstripout notebooks/*.ipynb
 
 clean:          ## forget the environment (data and runs stay)
 	rm -rf .venv

@@ -51,9 +51,10 @@ def test_a_wrong_value_is_named(given, message):
 def test_defaults_are_the_papers():
     p = Params()
     paper = {
-        "frame_size": 136, "crop_size": 112, "clip_frames": 16, "batch_size": 128, "lr": 0.01,
-        "momentum": 0.9, "weight_decay": 0.001, "lr_drop_every": 40_000, "T": 10, "tau": 2 / 3, "delta": 0.95, "lambda_d": 1,
-        "backbone": "resnet18", "width": 1, "teacher": "resnet50", "hflip": False, "below_threshold": "soft",
+        "frame_size": 136, "crop_size": 112, "clip_frames": 16, "batch_size": 128, "backbone": "resnet18",
+        "lr": 0.01, "momentum": 0.9, "weight_decay": 0.001, "lr_drop_every": 40_000, "width": 1,
+        "T": 10, "tau": 2 / 3, "delta": 0.95, "lambda_d": 1, "teacher": "resnet50", "hflip": False,
+        "below_threshold": "soft",
     }  # fmt: skip
     assert {k: getattr(p, k) for k in paper} == paper
 

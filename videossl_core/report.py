@@ -23,9 +23,10 @@ from videossl_core.params import ROOT
 COMPARED = ("supervised", "videossl")
 
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<html lang="en"><head>
+<meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title><style>
-body {{ font: 16px/1.55 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
+body {{ font: 16px/1.55 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
 h1, h2 {{ line-height: 1.2; margin-top: 2em }} h1 {{ margin-top: 0 }}
 table {{ border-collapse: collapse; margin: 1rem 0 }}
 th, td {{ padding: .3rem .9rem; text-align: right; border-bottom: 1px solid #ddd }}
@@ -96,22 +97,25 @@ def write_page(p: params.Params, notebooks: list[Path]) -> Path:
     table = result_table(p)
     first, last = (runs.Run(p.model_copy(update={"method": m}).run_dir) for m in COMPARED)
     tests = len(pd.read_csv(last.predictions_test))
+    curves = "Loss parts, learning rate, confident pseudo-labels, and accuracy over the iterations"
+    answers = "Middle frame, true class, and what each model said with which confidence"
+    matrix = "rows are the true class, columns what the network said of the whole video"
     body = f"""
 <h1>VideoSSL on {escape(p.dataset)}: {p.label_pct:g} % of the labels</h1>
-<p>Two networks of the same shape saw the same number of iterations with the same schedule. <b>Supervised</b> learnt
-from the labelled videos alone. <b>VideoSSL</b> also learnt from the unlabelled ones: from what an ImageNet classifier
-says of their frames, and from its own confident predictions. Both were tested on {tests} videos that neither had
-seen. Top-1 in percent, seed {p.seed}:</p>
+<p>Two networks of the same shape saw the same number of iterations with the same schedule.
+<b>Supervised</b> learnt from the labelled videos alone. <b>VideoSSL</b> also learnt from the unlabelled ones:
+from what an ImageNet classifier says of their frames, and from its own confident predictions. Both were
+tested on {tests} videos that neither had seen. Top-1 in percent, seed {p.seed}:</p>
 {table.to_html(border=0)}
-<p><b>Clip</b> top-1 looks at the clip in the middle of each video, <b>video</b> top-1 at the average over all of its
-clips. One run is one draw of labels and first weights: expect a few points of difference between seeds.</p>
+<p><b>Clip</b> top-1 looks at the clip in the middle of each video, <b>video</b> top-1 at the average over all
+of its clips. One run is one draw of labels and first weights: expect a few points between seeds.</p>
 <h2>How VideoSSL trained</h2>
-{_image(last.folder / "curves.png", "Loss parts, learning rate, confident pseudo-labels, and accuracy over the iterations")}
+{_image(last.folder / "curves.png", curves)}
 <h2>What it gets right that the supervised network does not</h2>
-{_image(last.folder / "figure5.png", "Middle frame, true class, and what each model said with which confidence")}
+{_image(last.folder / "figure5.png", answers)}
 <h2>What is confused with what</h2>
-{_image(first.folder / "confusion.png", "Supervised: rows are the true class, columns what the network said")}
-{_image(last.folder / "confusion.png", "VideoSSL: rows are the true class, columns what the network said")}
+{_image(first.folder / "confusion.png", f"Supervised: {matrix}")}
+{_image(last.folder / "confusion.png", f"VideoSSL: {matrix}")}
 <h2>All notebooks, as they ran</h2>
 <ul>{"".join(links)}</ul>
 <p>With their code they are in <code>{escape(str(notebooks[0].parent))}</code>.</p>

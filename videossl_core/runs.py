@@ -10,7 +10,6 @@ import pickle
 import platform
 import subprocess
 import zipfile
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -31,17 +30,19 @@ class RunError(RuntimeError):
     """A run cannot start or go on as asked; the message names what is in the way."""
 
 
-@dataclass(frozen=True)
 class Run:
     """A run's folder and the names of its files."""
 
-    folder: Path
-
-    def __getattr__(self, name: str) -> Path:
-        kinds = {"params": "json", "provenance": "json", "checkpoint": "pt"}
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return self.folder / f"{name}.{kinds.get(name, 'csv')}"
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self.params = self.folder / "params.json"
+        self.provenance = self.folder / "provenance.json"
+        self.split = self.folder / "split.csv"
+        self.metrics = self.folder / "metrics.csv"
+        self.log = self.folder / "log.csv"
+        self.predictions_test = self.folder / "predictions_test.csv"
+        self.per_class = self.folder / "per_class.csv"
+        self.checkpoint = self.folder / "checkpoint.pt"
 
     def read_params(self) -> dict:
         return json.loads(files.read_text(self.params))
@@ -70,9 +71,8 @@ class Run:
         self.write_tables(state)
 
     def write_tables(self, state: dict) -> None:
-        for name in ("metrics", "log"):
-            table = pd.DataFrame(state[name], columns=METRICS if name == "metrics" else None)
-            files.write_text(getattr(self, name), table.to_csv(index=False))
+        files.write_text(self.metrics, pd.DataFrame(state["metrics"], columns=METRICS).to_csv(index=False))
+        files.write_text(self.log, pd.DataFrame(state["log"]).to_csv(index=False))
 
     @property
     def finished(self) -> bool:
@@ -90,9 +90,8 @@ def begin(p: "Params") -> tuple[Run, pd.DataFrame | None]:
     if p.resume == "must" and not started:
         raise RunError(f"resume = must, but there is no run in {run.folder}")
     if not started or p.resume == "never" or p.overwrite:
-        if run.folder.exists():
-            for name in ("provenance", "checkpoint", "params", "split", "metrics", "log"):
-                getattr(run, name).unlink(missing_ok=True)
+        for path in (run.provenance, run.checkpoint, run.params, run.split, run.metrics, run.log):
+            path.unlink(missing_ok=True)
         return run, None
     if different := p.differing(run.read_params()):
         what = ", ".join(f"{k} was {was!r} and is now {now!r}" for k, (was, now) in different.items())

@@ -126,7 +126,10 @@ def clip_rows(data: "Data", p: "Params", videos: int = 4, columns: int = 8) -> F
         clip = sampling.crop(sampling.read_clip(data.store, row.video, numbers), p.crop_size, 0.5, 0.5)
         for axis, t in zip(line, shown, strict=True):
             _draw(clip[:, t].permute(1, 2, 0).numpy(), axis, f"frame {numbers[t]}")
-        line[0].set_title(row.class_name, fontsize=8, loc="left", fontweight="bold")
+        name = row.class_name.replace("_", " ")
+        line[0].text(
+            -0.1, 0.5, name, transform=line[0].transAxes, rotation=90, ha="right", va="center", fontsize=8
+        )
     return figure
 
 
@@ -150,7 +153,7 @@ def teacher_bars(data: "Data", p: "Params", videos: int = 4, names: int = 5) -> 
     return figure
 
 
-def store_table(data: "Data") -> pd.Series:
+def store_table(data: "Data") -> pd.DataFrame:
     """What the frame store holds of this data set."""
     table = data.store.table.loc[data.split.video]
     facts = {
@@ -162,7 +165,7 @@ def store_table(data: "Data") -> pd.Series:
         "KB per frame, with the teacher's": round(table.stored_bytes.sum() / table.frames.sum() / 1e3, 2),
         "folder": str(data.store.folder),
     }
-    return pd.Series(facts, name="frame store")
+    return pd.Series(facts).to_frame("frame store")
 
 
 def instructive(models: dict[str, pd.DataFrame], n: int) -> pd.DataFrame:

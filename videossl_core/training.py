@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from videossl_core import evaluation, losses, methods, models, runs, splits
+from videossl_core import evaluation, files, losses, methods, models, runs, splits
 from videossl_core.frames import quiet
 from videossl_core.prepare import Data, device, prepare
 from videossl_core.sampling import Batches, loader
@@ -200,8 +200,8 @@ def _evaluate(
 
 
 def write_predictions(run: runs.Run, said: evaluation.Predictions) -> None:
-    runs.files.write_text(run.predictions_test, said.table.to_csv(index=False))
-    runs.files.write_text(run.per_class, said.per_class().to_csv(index=False))
+    files.write_text(run.predictions_test, said.table.to_csv(index=False))
+    files.write_text(run.per_class, said.per_class().to_csv(index=False))
 
 
 def load_network(run: runs.Run, p: "Params") -> tuple[nn.Module, list[str]]:

@@ -1,0 +1,219 @@
+"""Every notebook, executed by papermill at a tiny size, and the README's literal commands."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import papermill
+import pytest
+import yaml
+from conftest import TINY
+from papermill.exceptions import PapermillExecutionError
+
+from videossl_core import runs
+from videossl_core.params import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PAPERMILL = Path(sys.executable).with_name("papermill")
+
+
+@pytest.fixture(scope="module")
+def lab(prepared, tmp_path_factory):
+    """A copy of the project whose params/ knows the tiny data set, away from the real outputs."""
+    root = tmp_path_factory.mktemp("lab")
+    for name in ("notebooks", "params", "videossl_core", "pyproject.toml"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, root / name)
+    (root / "params/tiny.yaml").write_text(yaml.safe_dump({k: v for k, v in TINY.items() if k != "dataset"}))
+    shutil.copy(root / "params/tiny.yaml", root / "params/demo.yaml")  # what a bare command uses
+    for name in ("tiny", "demo"):
+        (root / "outputs" / name).mkdir(parents=True)
+        shutil.copytree(prepared / "tiny" / "data", root / "outputs" / name / "data")
+    return root
+
+
+@pytest.fixture
+def project(lab, monkeypatch):
+    """Work in that copy, kernels included: it comes before the installed package on the path."""
+    monkeypatch.setenv("PYTHONPATH", str(lab))
+    monkeypatch.chdir(lab)
+    return lab
+
+
+def execute(project: Path, name: str, **given) -> nbformat.NotebookNode:
+    out = project / "outputs" / f"{name}.ipynb"
+    papermill.execute_notebook(project / f"notebooks/{name}.ipynb", out, given, progress_bar=False)
+    return nbformat.read(out, 4)
+
+
+def shown(notebook) -> str:
+    """All text a reader of the executed notebook sees."""
+    texts = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            assert output.output_type != "error"
+            texts += [output.get("text", ""), *output.get("data", {}).values()]
+    return "\n".join(texts)
+
+
+def pictures(notebook) -> int:
+    return sum("image/png" in o.get("data", {}) for c in notebook.cells for o in c.get("outputs", []))
+
+
+def test_all_notebooks_in_the_order_of_a_study(project):
+    prepared = execute(project, "data_prep", dataset="tiny")
+    assert "45 videos of 15 classes" in shown(prepared)
+    assert pictures(prepared) == 3
+    for method in ("supervised", "sd", "videossl"):
+        trained = execute(project, "train", dataset="tiny", label_pct=50, method=method)
+        assert re.search(r"training .*: 4 of 4", shown(trained))
+        assert pictures(trained) == 1
+        assert (project / f"outputs/tiny/{method}/50/seed0/checkpoint.pt").exists()
+    evaluated = execute(project, "evaluate", dataset="tiny", label_pct=50)
+    run = runs.Run(project / "outputs/tiny/videossl/50/seed0")
+    last = pd.read_csv(run.metrics).query("subset == 'test'").iloc[-1]
+    assert f"'video_top1': {last.video_top1:.1f}" in shown(evaluated)  # the same as at the end of training
+    assert pictures(evaluated) == 1
+    compared = execute(project, "qualitative", dataset="tiny", label_pct=50, videos=2)
+    assert "models: Supervised, SD, VideoSSL" in shown(compared)
+    figures = execute(project, "paper_figures", label_pct=50)
+    assert "tiny" in shown(figures)
+    assert "(42.0)" in shown(figures)  # the paper's number, although nothing was run there
+    assert pictures(figures) == 3
+    for name in ("figure1", "figure4", "figure6"):
+        assert (project / f"outputs/tiny/figures/{name}.svg").exists()
+    results = pd.read_csv(project / "outputs/tiny/results.csv")
+    columns = [
+        "dataset",
+        "method",
+        "label_pct",
+        "label_draw",
+        "seed",
+        "clip_top1",
+        "video_top1",
+        "steps",
+        "minutes",
+    ]
+    assert list(results.columns)[:9] == columns
+    assert set(results.method) == {"supervised", "sd", "videossl"}
+
+
+def test_a_finished_run_says_so_and_does_nothing(project):
+    given = {"dataset": "tiny", "label_pct": 50, "method": "sd", "seed": 7}
+    execute(project, "train", **given)
+    checkpoint = project / "outputs/tiny/sd/50/seed7/checkpoint.pt"
+    before = checkpoint.stat().st_mtime_ns
+    again = shown(execute(project, "train", **given))
+    assert "was finished before" in again
+    assert checkpoint.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"label_pctt": 10}, "unknown parameter 'label_pctt'; did you mean 'label_pct'"),
+        ({"label_pct": 0}, "label_pct = 0: "),
+        ({"method": "supervized"}, "did you mean 'supervised'"),
+    ],
+)
+@pytest.mark.parametrize("name", [n.stem for n in NOTEBOOKS])
+def test_a_wrong_parameter_stops_before_any_work(project, name, given, message):
+    if name == "paper_figures" and "method" in given:
+        given = {"methods": given["method"]}
+    with pytest.raises(PapermillExecutionError, match=re.escape(message)):
+        execute(project, name, **given)
+    done = nbformat.read(project / f"outputs/{name}.ipynb", 4)
+    ran = [c for c in done.cells if c.cell_type == "code" and c.execution_count]
+    assert len(ran) == 3  # the parameters, what papermill injected, and the check that refused them
+
+
+def shell(project: Path, command: str) -> subprocess.CompletedProcess:
+    command = command.replace("papermill", str(PAPERMILL), 1)
+    return subprocess.run(
+        command,
+        shell=True,
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def test_the_literal_command(project):
+    done = shell(project, "papermill notebooks/train.ipynb outputs/train.ipynb -p label_pct 10")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "unknown parameter" not in done.stderr
+    assert (project / "outputs/demo/videossl/10/seed0/metrics.csv").exists()
+
+
+def test_the_literal_command_in_a_pipe(project):
+    source = (project / "notebooks/train.ipynb").read_bytes()
+    done = shell(
+        project, "papermill notebooks/train.ipynb -p label_pct 10 -p seed 1 | tee /dev/stderr > /dev/null"
+    )
+    assert done.returncode == 0
+    assert '"cells"' in done.stderr  # the executed notebook went down the pipe
+    assert (project / "outputs/demo/videossl/10/seed1/metrics.csv").exists()
+    assert (project / "notebooks/train.ipynb").read_bytes() == source
+
+
+def test_notebooks_run_from_any_folder(project, tmp_path, monkeypatch):
+    """JupyterLab starts a kernel in the notebook's folder, papermill in the caller's."""
+    monkeypatch.chdir(tmp_path)
+    execute(project, "data_prep", dataset="tiny", teacher="efficientnet_lite0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_demo_command_makes_a_page(project):
+    command = [sys.executable, "-m", "videossl_core.report", "demo", "--label-pct", "50", "--seed", "3"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=600, env=os.environ)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"Supervised +[\d.]+ +[\d.]+\nVideoSSL +[\d.]+ +[\d.]+\ngain", done.stdout)
+    page = project / "outputs/demo/report/seed3/index.html"
+    assert str(page) in done.stdout
+    html = page.read_text()
+    links = re.findall(r'href="([^"]+)"', html)
+    assert len(links) == 7
+    assert all((page.parent / link).exists() for link in links)
+    assert html.count("data:image/png;base64,") == 4
+    assert html.count(' alt="') == 4
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda n: n.stem)
+def test_notebooks_are_kept_clean(path):
+    """No outputs, no machine's paths, short cells, text between them."""
+    notebook = nbformat.read(path, 4)
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    assert not any(c.outputs or c.execution_count for c in code)
+    assert max(len(c.source.splitlines()) for c in code) <= 25
+    assert sum(c.cell_type == "markdown" for c in notebook.cells) >= 4
+    assert not re.search(r"(/home/|/root/|/work/|/tmp/|C:\\\\)", path.read_text())
+    assert not any(name in c.source for c in code for name in ("ucf101", "hmdb51/", "kinetics/"))
+    checked = subprocess.run(
+        [Path(sys.executable).with_name("nbstripout"), "--verify", path], capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_the_papers_numbers():
+    """A few cells of Tables 1 to 4, picked by hand, and their count."""
+    paper = pd.read_csv(ROOT / "params/paper_results.csv").set_index(["dataset", "label_pct", "method"])
+    cells = {
+        ("ucf101", 10, "videossl"): (40.2, 42.0),
+        ("ucf101", 5, "supervised"): (15.1, 16.9),
+        ("ucf101", 50, "s4l"): (44.9, 47.9),
+        ("kinetics100", 20, "mt_sd"): (50.0, 55.3),
+        ("kinetics400", 20, "mean_teacher"): (23.3, 20.0),
+        ("hmdb51", 60, "sd"): (35.4, 36.3),
+    }
+    for key, values in cells.items():
+        assert tuple(paper.loc[key, ["clip_top1", "video_top1"]]) == values
+    assert paper.groupby("dataset").size().to_dict() == {
+        "ucf101": 28, "kinetics100": 28, "kinetics400": 15, "hmdb51": 21,
+    }  # fmt: skip
