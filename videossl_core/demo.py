@@ -113,11 +113,12 @@ NOUNS: dict[str, Callable[[np.random.Generator], Image.Image]] = {
     "spider_web": _spider_web,
 }
 
-# A verb tells, for time t in [0, 1): how far along its vertical path the object is, and how far it has
-# turned. ``phase`` in [0, 1) is drawn per video; it makes every verb's single frames alike.
+# A verb tells, for time t in [0, 1]: how far down the object is, in [0, 1), and how far it has turned. What
+# falls or rises does so twice in a video. ``phase`` in [0, 1) is drawn per video: it makes the single frames
+# of all verbs alike.
 VERBS: dict[str, Callable[[float, float], tuple[float, float]]] = {
-    "falls": lambda t, phase: (t, 0.0),
-    "rises": lambda t, phase: (1 - t, 0.0),
+    "falls": lambda t, phase: ((phase + 2 * t) % 1, 0.0),
+    "rises": lambda t, phase: ((phase - 2 * t) % 1, 0.0),
     "spins": lambda t, phase: (phase, t),
 }
 
@@ -138,12 +139,12 @@ def frames(noun: str, verb: str, seed: int) -> np.ndarray:
     background = _background(rng)
     size = int(SIDE * rng.uniform(0.45, 0.65))
     drawing = NOUNS[noun](rng)
-    angle, turn = rng.uniform(0, 360), rng.choice((-1, 1)) * rng.uniform(100, 200)
+    angle, turn = rng.uniform(0, 360), rng.choice((-1, 1)) * rng.uniform(250, 450)
     x, phase = int(rng.integers(0, SIDE - size)), rng.random()
     out = np.empty((FRAMES, SIDE, SIDE, 3), np.uint8)
     sprite, drawn_at = None, None
     for i in range(FRAMES):
-        y, turned = VERBS[verb](i / (FRAMES - 1), phase)
+        y, turned = VERBS[verb](i / FRAMES, phase)
         if drawn_at != turned:
             rotated = drawing.rotate(angle + turn * turned, Image.Resampling.BICUBIC)
             sprite, drawn_at = rotated.resize((size, size), Image.Resampling.BOX), turned

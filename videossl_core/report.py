@@ -33,6 +33,7 @@ th, td {{ padding: .3rem .9rem; text-align: right; border-bottom: 1px solid #ddd
 th:first-child, td:first-child {{ text-align: left }}
 img {{ max-width: 100% }} figure {{ margin: 1rem 0 }} figcaption {{ color: #666; font-size: 90% }}
 a {{ color: #0072b2 }}
+.pair {{ display: flex; flex-wrap: wrap; gap: 1rem }} .pair figure {{ flex: 1 1 24rem }}
 </style></head><body>
 {body}
 </body></html>
@@ -48,7 +49,9 @@ def execute(notebook: str, target: Path, **given) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     print(f"{target.stem:<24}", end="", flush=True)
-    papermill.execute_notebook(ROOT / "notebooks" / f"{notebook}.ipynb", target, given, progress_bar=False)
+    source = ROOT / "notebooks" / f"{notebook}.ipynb"
+    quiet = ["--log-level=40"]  # the kernel's errors only: it warns of each local connection
+    papermill.execute_notebook(source, target, given, progress_bar=False, extra_arguments=quiet)
     print(f"{time.perf_counter() - start:5.0f} s   {target}", flush=True)
     return target
 
@@ -114,8 +117,8 @@ of its clips. One run is one draw of labels and first weights: expect a few poin
 <h2>What it gets right that the supervised network does not</h2>
 {_image(last.folder / "figure5.png", answers)}
 <h2>What is confused with what</h2>
-{_image(first.folder / "confusion.png", f"Supervised: {matrix}")}
-{_image(last.folder / "confusion.png", f"VideoSSL: {matrix}")}
+<div class="pair">{_image(first.folder / "confusion.png", f"Supervised: {matrix}")}
+{_image(last.folder / "confusion.png", f"VideoSSL: {matrix}")}</div>
 <h2>All notebooks, as they ran</h2>
 <ul>{"".join(links)}</ul>
 <p>With their code they are in <code>{escape(str(notebooks[0].parent))}</code>.</p>
