@@ -67,7 +67,7 @@ def pictures(notebook) -> int:
 
 def test_all_notebooks_in_the_order_of_a_study(project):
     prepared = execute(project, "data_prep", dataset="tiny")
-    assert "45 videos of 15 classes" in shown(prepared)
+    assert "42 videos of 14 classes" in shown(prepared)
     assert pictures(prepared) == 3
     for method in ("supervised", "sd", "videossl"):
         trained = execute(project, "train", dataset="tiny", label_pct=50, method=method)

@@ -25,7 +25,7 @@ def test_a_run_of_every_method_leaves_its_record(tiny, method):
         (step, subset) for step in (2, 4) for subset in ("test", "unlabelled")
     ]
     assert metrics.clip_top1.between(0, 100).all()
-    assert metrics.videos.tolist() == [4, 4, 15, 4]  # all test videos in the end
+    assert metrics.videos.tolist() == [4, 4, 14, 4]  # all test videos in the end
     log = pd.read_csv(run.log)
     assert [c for c in log.columns if c.startswith("loss_")] == [
         f"loss_{t}" for t in methods.METHODS[method].terms
@@ -35,12 +35,12 @@ def test_a_run_of_every_method_leaves_its_record(tiny, method):
     assert facts["split_sha256"] == runs.splits.split_hash(run.read_split())
     assert {"torch", "av", "python"} <= facts["versions"].keys()
     assert run.read_params()["seed"] == facts["seed"] == 0
-    assert len(pd.read_csv(run.predictions_test)) == 15
-    start = training.build_network(p, 15).state_dict()
+    assert len(pd.read_csv(run.predictions_test)) == 14
+    start = training.build_network(p, 14).state_dict()
     end = run.read_checkpoint()["model"]
     assert all(not torch.equal(start[k], end[k]) for k in start if k.endswith("weight"))
     network, classes = training.load_network(run, p)
-    assert len(classes) == 15
+    assert len(classes) == 14
     assert not network.training
 
 
@@ -165,7 +165,7 @@ def test_hidden_labels_never_reach_the_weights(tiny, monkeypatch):
 
     def lying(self, step):
         batch = original(self, step)
-        return batch | {"hidden": (batch["hidden"] + 1) % 15}
+        return batch | {"hidden": (batch["hidden"] + 1) % 14}
 
     monkeypatch.setattr(sampling.Batches, "__getitem__", lying)
     liar = trained(tiny(method="videossl", tau=0, delta=0.1, overwrite=True))
@@ -192,7 +192,7 @@ def test_mean_teachers_consistency_has_a_gradient(tiny):
     data = prepare.prepare(p)
     method = methods.METHODS["mean_teacher"]
     batch = sampling.Batches(p, method, data.split, data.store, None)[0]
-    network = training.build_network(p, 15)
+    network = training.build_network(p, 14)
     for _ in range(30):  # batch-norm statistics of real clips
         network(batch["clips"])
     network.eval()  # equal batch-norm mode: only the weights may differ
@@ -217,7 +217,7 @@ def test_mean_teachers_consistency_has_a_gradient(tiny):
 
 
 def test_the_average_follows_its_formula(tiny):
-    network = training.build_network(tiny(), 15)
+    network = training.build_network(tiny(), 14)
     ema = training.averaged(network, 0.6)
     name = "heads.classes.bias"
     expected = None
@@ -246,7 +246,7 @@ def test_rotations_are_what_the_head_is_told(tiny, rotate_on, clips, rotations):
             for turn in range(4):
                 upright = torch.rot90(clip, -turn, (2, 3))
                 logits[i, turn] = float(any(torch.equal(upright, c) for c in batch["clips"]))
-        return {"classes": torch.zeros(len(x), 15), "rotation": logits}
+        return {"classes": torch.zeros(len(x), 14), "rotation": logits}
 
     out = training.forward(network, None, batch, method, p)
     assert out["rotation"].shape == (4 if rotations == "all" else 1, clips, 4)
