@@ -1,9 +1,10 @@
 """The demo data set: videos that the project renders itself, each a noun that does a verb.
 
 "Many, if not all, actions can be decomposed as one or more objects (noun) performing an activity (verb)"
-(paper, section 1). The class is the pair. A single frame shows the noun but not the verb, because every
-verb passes through the same positions; the motion alone shows the verb but not the noun. The nouns are drawn so that an ImageNet classifier knows them, and all are mostly black and
-white on colourful backgrounds, so that a few labelled videos do not teach what separates them.
+(paper, section 1). The class is the pair. A single frame shows the noun but not the verb, because every verb
+passes through the same positions; the motion alone shows the verb but not the noun. The nouns are drawn so
+that an ImageNet classifier knows them, and all are mostly black and white on colourful backgrounds, so that
+a few labelled videos do not teach what separates them.
 """
 
 import math
