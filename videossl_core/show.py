@@ -27,6 +27,8 @@ ROLES = ["labelled", "unlabelled", "test"]
 
 def progress(items: Iterable, total: int, label: str) -> Iterator:
     """Show one bar that updates in place about once a second, in JupyterLab and in executed notebooks."""
+    if not total:  # everything is there already
+        return
     start = shown = time.perf_counter()
     handle = display(_bar(0, total, label, 0), raw=True, display_id=True)
     done = 0
