@@ -192,12 +192,12 @@ def test_mean_teachers_consistency_has_a_gradient(tiny):
     data = prepare.prepare(p)
     method = methods.METHODS["mean_teacher"]
     batch = sampling.Batches(p, method, data.split, data.store, None)[0]
-    network = training.build_network(p, 14)
+    network = training.build_network(p, 14).double()
     for _ in range(30):  # batch-norm statistics of real clips
         network(batch["clips"])
     network.eval()  # equal batch-norm mode: only the weights may differ
     ema = training.averaged(network, p.ema_decay)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
 
     def gradient() -> float:
         network.zero_grad()

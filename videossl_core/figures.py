@@ -159,13 +159,17 @@ def confusion(table: pd.DataFrame, classes: list[str]) -> Figure:
     return figure
 
 
+def paper_results() -> pd.DataFrame:
+    """Tables 1 to 4 of the paper, a row a cell: table, dataset, label_pct, method, clip_top1, video_top1."""
+    return pd.read_csv(ROOT / "params" / "paper_results.csv")
+
+
 def results_table(results: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """A table of the paper for one data set: label fraction by method, clip and video top-1, mean over seeds.
 
     "a (b)" is ours with the paper's number in brackets; cells that were not run show only the paper's.
     """
-    paper = pd.read_csv(ROOT / "params" / "paper_results.csv")
-    paper = paper[paper.dataset == dataset]
+    paper = paper_results().query("dataset == @dataset")
     ours = results[results.dataset == dataset]
     cells: dict[tuple[str, str], dict[float, str]] = {}
     fractions = sorted({*paper.label_pct, *ours.label_pct})
