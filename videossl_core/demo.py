@@ -183,7 +183,8 @@ def render(root: Path, per_class: int, workers: int | None = None, progress=quie
         ValueError: the folder holds a demo of another size.
     """
     marker = root / "demo.txt"
-    made_with = f"{per_class} videos a class, {FRAMES} frames of {SIDE} x {SIDE}, version 1\n"
+    content = f"{', '.join(NOUNS)}; {', '.join(VERBS)}"
+    made_with = f"{per_class} videos a class, {FRAMES} frames of {SIDE} x {SIDE}: {content}\n"
     if marker.exists():
         if marker.read_text() != made_with:
             raise ValueError(

@@ -30,7 +30,7 @@ def style() -> None:
     sns.set_theme(context="notebook", style="whitegrid", font_scale=0.9)
     plt.rcParams |= {
         "figure.dpi": 90,
-        "savefig.dpi": 200,
+        "savefig.dpi": 150,
         "axes.titleweight": "bold",
         "axes.titlesize": "medium",
     }
