@@ -38,6 +38,7 @@ def parameters_cell(path: Path) -> str:
         ({"crop_size": 200}, "crop_size = 200 is larger than frame_size"),
         ({"label_draw": "list"}, "needs label_list"),
         ({"source": "folder"}, "needs root"),
+        ({"dataset": "ucf11"}, "no params/ucf11.yaml; did you mean 'ucf101'"),
         ({"dataset": "../elsewhere"}, "dataset = '../elsewhere'"),
         ({"split": 4}, "split = 4"),
         ({"device": "gpu"}, "device = 'gpu'"),
@@ -62,7 +63,7 @@ def test_defaults_are_the_papers():
 def test_files_come_before_what_is_given_and_bases_before_files(tmp_path, monkeypatch):
     (tmp_path / "params").mkdir()
     monkeypatch.setattr(params, "ROOT", tmp_path)
-    (tmp_path / "params/one.yaml").write_text("lr: 0.5\nsteps: 7\n")
+    (tmp_path / "params/one.yaml").write_text("source: demo\nlr: 0.5\nsteps: 7\n")
     (tmp_path / "params/two.yaml").write_text("base: one\nsteps: 8\n")
     p = params.load(dataset="two", T=3.0, delta=None)
     assert (p.lr, p.steps, p.T, p.delta) == (0.5, 8, 3.0, 0.95)
@@ -136,6 +137,7 @@ def test_injected_values_win_and_misspelt_ones_are_refused(monkeypatch):
 
 def test_parameters_of_a_run(tmp_path):
     p = params.load(outputs=tmp_path, method="sd", lr=0.5)
+    assert params.load(FigureParams, dataset="of_another_user").source is None  # its runs may be looked at
     with pytest.raises(ParameterError, match=r"train it: papermill .* -p method sd"):
         params.of_run(p)
     p.run_dir.mkdir(parents=True)

@@ -45,7 +45,7 @@ class Params(BaseModel):
 
     # Data set: which videos, which of them train and test
     dataset: str = Field("demo", pattern=r"^[A-Za-z0-9][\w.-]*$", description="names outputs/<dataset>/")
-    source: str = Field("demo", description="how the videos are listed: " + " | ".join(datasets.SOURCES))
+    source: str | None = Field(None, description="how the videos are listed: " + " | ".join(datasets.SOURCES))
     root: Path | None = Field(None, description="folder that holds the videos")
     lists: Path | None = Field(None, description="folder (or file) of the official train/test lists")
     split: int = Field(1, ge=1, le=3, description="official split (UCF101, HMDB51)")
@@ -145,10 +145,10 @@ class Params(BaseModel):
 
     @field_validator("source", "label_draw", "teacher", "backbone", "method")
     @classmethod
-    def _in_its_table(cls, value: str, info) -> str:
+    def _in_its_table(cls, value: str | None, info) -> str | None:
         tables = {"source": datasets.SOURCES, "label_draw": splits.DRAWS, "teacher": teacher.TEACHERS}
         tables |= {"backbone": models.BACKBONES, "method": methods.METHODS}
-        return _one_of(tables[info.field_name], value, info.field_name)
+        return value if value is None else _one_of(tables[info.field_name], value, info.field_name)
 
     @model_validator(mode="after")
     def _fit_together(self):
@@ -156,7 +156,7 @@ class Params(BaseModel):
             raise ValueError(f"crop_size = {self.crop_size} is larger than frame_size = {self.frame_size}")
         if self.label_draw == "list" and self.label_list is None:
             raise ValueError("label_draw = 'list' needs label_list, the path*label file or its folder")
-        if self.source != "demo" and self.root is None:
+        if self.source not in (None, "demo") and self.root is None:
             raise ValueError(f"source = {self.source!r} needs root, the folder that holds the videos")
         return self
 
@@ -176,7 +176,7 @@ class Params(BaseModel):
 
 
 class FigureParams(Params):
-    """Parameters of the notebooks that look at several runs at once."""
+    """Parameters of the notebooks that look at finished runs."""
 
     datasets: list[str] | None = Field(None, description="data sets to show; None: all with finished runs")
     methods: list[str] = Field(["supervised", "sd", "videossl"], description="models asked in Figure 5")
@@ -225,7 +225,14 @@ def load(model: type[Params] = Params, **given) -> Params:
     values: dict[str, Any] = {}
     for name in files:
         values |= _read_file(ROOT / "params" / f"{name}.yaml", model) if isinstance(name, str) else {}
-    return _validated(model, values | given, "the parameters")
+    p = _validated(model, values | given, "the parameters")
+    if model is Params and p.source is None:  # a misspelt data set must not train on something else
+        known = [path.stem for path in (ROOT / "params").glob("*.yaml")]
+        raise ParameterError(
+            f"dataset = {p.dataset!r}: there is no params/{p.dataset}.yaml{_nearest(p.dataset, known) or '.'} "
+            "For videos of your own give source and root too"
+        )
+    return p
 
 
 def _read_file(path: Path, model: type[Params]) -> dict:
