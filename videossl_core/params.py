@@ -229,8 +229,8 @@ def load(model: type[Params] = Params, **given) -> Params:
     if model is Params and p.source is None:  # a misspelt data set must not train on something else
         known = [path.stem for path in (ROOT / "params").glob("*.yaml")]
         raise ParameterError(
-            f"dataset = {p.dataset!r}: there is no params/{p.dataset}.yaml{_nearest(p.dataset, known) or '.'} "
-            "For videos of your own give source and root too"
+            f"dataset = {p.dataset!r}: there is no params/{p.dataset}.yaml{_nearest(p.dataset, known)}; "
+            "for videos of your own give source and root too"
         )
     return p
 
