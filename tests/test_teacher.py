@@ -1,5 +1,7 @@
 """The frozen teacher: its own preprocessing, computed once, never mistaken for another."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,7 @@ def test_targets_are_the_teachers_softmax_of_that_frame(tiny, classifier):
     video = data.rows("unlabelled").video[0]
     jpegs = data.store.read(video, np.arange(4), teacher=True)
     for i, jpeg in enumerate(jpegs):
-        pixels = np.asarray(Image.open(teacher_io(jpeg))).astype(np.float32)
+        pixels = np.asarray(Image.open(io.BytesIO(jpeg))).astype(np.float32)
         x = torch.from_numpy((pixels - 127) / 128).permute(2, 0, 1)[None]
         h = classifier.net(x).softmax(-1)[0].numpy()
         assert np.allclose(data.targets.of(video, 8 * i), h, atol=2e-3)
@@ -28,12 +30,6 @@ def test_targets_are_the_teachers_softmax_of_that_frame(tiny, classifier):
     nearest = [data.targets.of(video, frame) for frame in (0, 3, 5, 11, 31)]
     exact = [data.targets.of(video, 8 * i) for i in (0, 0, 1, 1, 3)]
     assert np.array_equal(nearest, exact)
-
-
-def teacher_io(jpeg):
-    import io
-
-    return io.BytesIO(jpeg)
 
 
 def test_it_is_a_real_imagenet_classifier(classifier):

@@ -78,21 +78,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny, method):
             raise Stopped
 
     whole = trained(tiny(method=method, seed=1))
-    stopped = tiny(method=method, seed=1, outputs=tiny().outputs.parent / "again", **fresh_data(tiny()))
+    stopped = tiny(method=method, seed=1, outputs=tiny().outputs.parent / "again")
+    stopped.data_dir.parent.mkdir(parents=True)
+    stopped.data_dir.symlink_to(tiny().data_dir.resolve())  # the same prepared videos
     with pytest.raises(Stopped):
         training.train(stopped, on_log=stop)
     assert runs.Run(stopped.run_dir).read_checkpoint()["step"] == 2
     assert not runs.Run(stopped.run_dir).finished
     resumed = trained(stopped)
     assert same(without_times(resumed), without_times(whole))
-
-
-def fresh_data(p) -> dict:
-    """Share the prepared videos with another outputs folder."""
-    again = p.outputs.parent / "again" / "tiny"
-    again.mkdir(parents=True, exist_ok=True)
-    (again / "data").symlink_to(p.data_dir.resolve())
-    return {}
 
 
 def test_the_same_command_gives_the_same_bits(tiny):

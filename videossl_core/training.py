@@ -222,6 +222,9 @@ class _Window:
     """Means over the steps between two rows of the log."""
 
     def __init__(self):
+        self.open()
+
+    def open(self) -> None:
         self.steps, self.clips, self.start, self.sums = 0, 0, time.perf_counter(), {}
 
     @torch.no_grad()
@@ -247,5 +250,5 @@ class _Window:
             right, sure = row.pop("confident_right"), row.pop("confident")
             row |= {"confident_pct": 100 * sure, "confident_top1": 100 * right / sure if sure else None}
         row["clips_per_s"] = round(self.clips / (time.perf_counter() - self.start), 2)
-        self.__init__()
+        self.open()
         return row
