@@ -5,28 +5,36 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import TINY
 
 from videossl_core import params, prepare
 
-TINY = {
-    "dataset": "tiny",
-    "source": "demo",
-    "demo_per_class": 3,
-    "frame_size": 32,
-    "crop_size": 24,
-    "clip_frames": 8,
-    "teacher": "efficientnet_lite0",
-    "backbone": "resnet10",
-    "width": 0.125,
-    "batch_size": 4,
-    "steps": 4,
-    "label_pct": 50.0,
-    "eval_every": 2,
-    "eval_videos": 4,
-    "log_every": 1,
-}
-
 torch.set_num_threads(2)
+
+
+FAULTS: list[tuple[str, int, str]] = []
+
+
+def pytest_addoption(parser):
+    parser.addoption("--times", type=int, default=4, help="how often each random fault is provoked")
+
+
+@pytest.fixture(scope="session")
+def times(request) -> int:
+    return request.config.getoption("--times")
+
+
+@pytest.fixture
+def fault():
+    """Note for the table at the end: what was done to the engine, how often, and what it lost."""
+    return lambda what, times, lost: FAULTS.append((what, times, lost))
+
+
+def pytest_terminal_summary(terminalreporter):
+    if FAULTS:
+        terminalreporter.section("faults provoked")
+        for what, times, lost in FAULTS:
+            terminalreporter.line(f"{what:<72} {times:>6}   lost: {lost}")
 
 
 @pytest.fixture(scope="session")
@@ -40,12 +48,13 @@ def prepared(tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny(prepared, tmp_path):
     """Make parameters for the tiny data set whose runs land in this test's own folder."""
-    data = tmp_path / "outputs" / "tiny" / "data"
-    data.parent.mkdir(parents=True)
-    data.symlink_to(prepared / "tiny" / "data")
 
     def make(**given) -> params.Params:
-        return params.load(**TINY | {"outputs": tmp_path / "outputs"} | given)
+        p = params.load(**TINY | {"outputs": tmp_path / "outputs"} | given)
+        if not p.data_dir.exists():
+            p.data_dir.parent.mkdir(parents=True)
+            p.data_dir.symlink_to(prepared / "tiny" / "data")
+        return p
 
     return make
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from videossl_core import evaluation, frames, params
+from videossl_core import codec, evaluation, params
 from videossl_core.frames import FrameStore, StoreSettings
 
 LENGTHS = {"a.mp4": 20, "b.mp4": 8, "c.mp4": 5}
@@ -33,7 +33,7 @@ def world(tmp_path):
     rng = np.random.default_rng(0)
     for name, count in LENGTHS.items():
         levels = np.repeat(rng.integers(0, 250, count), 32 * 32 * 3).reshape(count, 32, 32, 3)
-        frames.write_video(tmp_path / "v" / name, levels.astype(np.uint8), qp=2)
+        codec.write(tmp_path / "v" / name, levels.astype(np.uint8), qp=2)
     store = FrameStore(tmp_path, StoreSettings(32, 95, 8))
     store.add(list(LENGTHS), tmp_path / "v")
     rows = pd.DataFrame({"video": list(LENGTHS), "class_name": ["x", "y", "y"], "label": [0, 1, 1]})

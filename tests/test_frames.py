@@ -6,8 +6,9 @@ import av
 import numpy as np
 import pytest
 
-from videossl_core import datasets, demo, frames, params, prepare, sampling, splits
-from videossl_core.frames import FrameStore, StoreSettings, VideoError
+from videossl_core import codec, datasets, demo, files, frames, params, prepare, sampling, splits
+from videossl_core.codec import VideoError
+from videossl_core.frames import FrameStore, StoreSettings
 
 SETTINGS = StoreSettings(frame_size=64, jpeg_quality=95, teacher_stride=8)
 
@@ -15,7 +16,7 @@ SETTINGS = StoreSettings(frame_size=64, jpeg_quality=95, teacher_stride=8)
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
     path = tmp_path_factory.mktemp("videos") / "a" / "clip.mp4"
-    frames.write_video(path, demo.frames("daisy", "falls", 1))
+    codec.write(path, demo.frames("daisy", "falls", 1))
     return path
 
 
@@ -65,9 +66,19 @@ def test_what_is_there_is_not_decoded_again_unless_the_source_changed(store, vid
     before = path.stat().st_mtime_ns
     FrameStore(store.folder.parent, SETTINGS).add(["a/clip.mp4"], root)
     assert path.stat().st_mtime_ns == before
-    os.utime(video, ns=(1, 1))
+    os.utime(video, ns=(1, 1))  # touched or copied, but the same video
     FrameStore(store.folder.parent, SETTINGS).add(["a/clip.mp4"], root)
-    assert path.stat().st_mtime_ns > before
+    assert path.stat().st_mtime_ns == before
+    times, size = video.stat(), video.stat().st_size
+    codec.write(video, demo.frames("clock", "falls", 1))
+    with open(video, "ab") as f:  # another video of the same size and the same time of change
+        f.write(bytes(max(0, size - video.stat().st_size)))
+    os.truncate(video, size)
+    os.utime(video, ns=(times.st_atime_ns, times.st_mtime_ns))
+    again = FrameStore(store.folder.parent, SETTINGS)
+    again.add(["a/clip.mp4"], root)
+    assert path.stat().st_mtime_ns > before or again.table.reason["a/clip.mp4"]
+    assert again.table.source_sha256["a/clip.mp4"] == files.sha256_of(video)
 
 
 def test_other_settings_are_another_store(store, tmp_path):
@@ -96,7 +107,7 @@ def audio_only(path):
 def test_unusable_videos_are_rejected_with_the_reason(tmp_path, make, reason):
     make(tmp_path / "bad.mp4")
     with pytest.raises(VideoError, match=reason):
-        list(frames.decode(tmp_path / "bad.mp4"))
+        list(codec.decode(tmp_path / "bad.mp4"))
     store = FrameStore(tmp_path / "store", SETTINGS)
     store.add(["bad.mp4"], tmp_path)
     assert store.table.loc["bad.mp4", "reason"].startswith(reason)
@@ -109,10 +120,10 @@ def test_half_a_written_file_never_takes_its_name(tmp_path):
         raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError, match="power cut"):
-        frames.write_video(tmp_path / "v.mp4", broken())
+        codec.write(tmp_path / "v.mp4", broken())
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="no frames"):
-        frames.write_video(tmp_path / "v.mp4", [])
+        codec.write(tmp_path / "v.mp4", [])
 
 
 @pytest.fixture
@@ -120,7 +131,7 @@ def own_videos(tmp_path):
     """A folder of two classes of four videos."""
     for name, noun in (("time", "clock"), ("sport", "soccer_ball")):
         for k in range(4):
-            frames.write_video(tmp_path / "root" / name / f"{k}.mp4", demo.frames(noun, "rises", k)[:10])
+            codec.write(tmp_path / "root" / name / f"{k}.mp4", demo.frames(noun, "rises", k)[:10])
 
     def load(**given):
         return params.load(
@@ -170,7 +181,7 @@ def test_the_same_frames_make_the_same_file(tmp_path):
         pictures = demo.frames(noun, verb, seed)
         made = set()
         for _ in range(20):
-            frames.write_video(tmp_path / "v.mp4", pictures)
+            codec.write(tmp_path / "v.mp4", pictures)
             made.add((tmp_path / "v.mp4").read_bytes())
         assert len(made) == 1
 

@@ -1,12 +1,11 @@
 """The loop: every method trains, resumes exactly, and refuses what would make a number a lie."""
 
-import json
-
 import pandas as pd
 import pytest
 import torch
+from helpers import same, without_times
 
-from videossl_core import methods, prepare, runs, sampling, training
+from videossl_core import losses, methods, prepare, runs, sampling, training
 from videossl_core.runs import RunError
 
 
@@ -49,24 +48,6 @@ def test_checkpoints_hold_nothing_that_runs_code(tiny):
     assert torch.load(training.train(tiny()).checkpoint, weights_only=True)["step"] == 4
 
 
-def same(a, b) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
-
-
-TIMES = ("seconds", "clips_per_s")
-
-
-def without_times(state: dict) -> dict:
-    log = [{k: v for k, v in row.items() if k not in TIMES} for row in state["log"]]
-    return {k: v for k, v in state.items() if k not in TIMES} | {"log": log}
-
-
 class Stopped(Exception):
     pass
 
@@ -79,8 +60,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny, method):
 
     whole = trained(tiny(method=method, seed=1))
     stopped = tiny(method=method, seed=1, outputs=tiny().outputs.parent / "again")
-    stopped.data_dir.parent.mkdir(parents=True)
-    stopped.data_dir.symlink_to(tiny().data_dir.resolve())  # the same prepared videos
     with pytest.raises(Stopped):
         training.train(stopped, on_log=stop)
     assert runs.Run(stopped.run_dir).read_checkpoint()["step"] == 2
@@ -123,24 +102,54 @@ def test_resume_must_and_never(tiny):
 def test_a_changed_split_is_refused(tiny):
     p = tiny()
     run = training.train(p)
-    facts = run.read_provenance()
-    facts.pop("finished")
-    run.provenance.write_text(json.dumps(facts))
+    unfinished(run)
     split = run.read_split()
     split.loc[split.role == "unlabelled", "role"] = "labelled"  # more labels than claimed
     run.split.write_text(runs.splits.to_csv(split))
-    with pytest.raises(RunError, match="was trained with split_sha256"):
+    with pytest.raises(RunError, match=r"another split.*14 videos changed.*role was labelled and is now unl"):
         training.train(p)
 
 
-def test_the_saved_split_is_never_drawn_again(tiny, monkeypatch):
-    p = tiny()
-    run = training.train(p)
+def unfinished(run):
     facts = run.read_provenance()
     facts.pop("finished")
-    run.provenance.write_text(json.dumps(facts))
-    monkeypatch.setattr(runs.splits, "make_split", lambda *_: pytest.fail("drawn again"))
+    run.write_provenance(facts)
+
+
+def test_a_draw_that_comes_out_otherwise_is_refused_not_followed(tiny, monkeypatch):
+    p = tiny()
+    run = training.train(p)
+    unfinished(run)
+    split = run.read_split()
+    swapped = split.assign(role=split.role.replace({"labelled": "unlabelled", "unlabelled": "labelled"}))
+    monkeypatch.setattr(training.splits, "make_split", lambda *_: swapped)
+    with pytest.raises(RunError, match=r"28 videos changed, such as train/.*mp4, whose role was"):
+        training.train(p)
+    fewer = split[1:]
+    monkeypatch.setattr(training.splits, "make_split", lambda *_: fewer)
+    with pytest.raises(RunError, match=f"1 videos are gone, such as {split.video[0]}"):
+        training.train(p)
+    monkeypatch.undo()
     assert training.train(p).finished
+    assert [r["step"] for r in run.read_provenance()["resumed"]] == [4]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("classes", [f"c{i}" for i in range(14)], "class 0 = c0, the data now give clock_falls"),
+        ("teacher", "teacher-resnet50-0123456789ab", "teacher = teacher-resnet50-0123456789ab, the data now"),
+        ("videos_sha256", "0" * 64, "videos_sha256 = 000"),
+        ("split_sha256", "0" * 64, "split_sha256 = 000"),
+    ],
+)
+def test_a_checkpoint_of_other_data_is_refused(tiny, name, value, said):
+    p = tiny()
+    run = training.train(p)
+    unfinished(run)
+    torch.save(run.read_checkpoint() | {name: value}, run.checkpoint)
+    with pytest.raises(RunError, match=said):
+        training.train(p)
 
 
 def test_a_damaged_checkpoint_is_named(tiny):
@@ -172,8 +181,8 @@ def test_supervised_sees_no_unlabelled_video(tiny):
     data = prepare.prepare(p)
     batches = sampling.Batches(p, methods.METHODS["supervised"], data.split, data.store, None)
     asked = []
-    data.store.read = lambda video, numbers: (
-        asked.append(video) or type(data.store).read(data.store, video, numbers)
+    data.store.images = lambda video, numbers: (
+        asked.append(video) or type(data.store).images(data.store, video, numbers)
     )
     for step in range(6):
         batches[step]
@@ -196,15 +205,14 @@ def test_mean_teachers_consistency_has_a_gradient(tiny):
     def gradient() -> float:
         network.zero_grad()
         out = training.forward(network, ema, batch, method, p)
-        losses = training.losses.consistency_loss(out["classes"], out["ema_classes"])
-        losses.sum().backward()
+        losses.consistency_loss(out["classes"], out["ema_classes"]).sum().backward()
         assert all(w.grad is None for w in ema.parameters())
         return sum(w.grad.abs().sum().item() for w in network.parameters() if w.grad is not None)
 
     ema.update_parameters(network)
     assert gradient() == 0
     out = training.forward(network, ema, batch, method, p)
-    training.losses.supervised_loss(out["classes"][:2], batch["labels"]).sum().backward()
+    losses.supervised_loss(out["classes"][:2], batch["labels"]).sum().backward()
     optimizer.step()
     ema.update_parameters(network)
     assert gradient() > 0
@@ -255,15 +263,114 @@ def test_learning_rate_is_divided_by_ten():
     assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001])
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tiny, monkeypatch):
+def stops_at_three(tiny, match):
+    """The run must end after its checkpoint of step 2, which stays."""
+    p = tiny()
+    with pytest.raises(FloatingPointError, match=match):
+        training.train(p)
+    kept = runs.Run(p.run_dir).read_checkpoint()
+    assert kept["step"] == 2
+    assert all(w.isfinite().all() for w in kept["model"].values())
+    return p
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_part(tiny, monkeypatch):
+    original = methods.total_loss
+
+    def broken(method, out, step, p):
+        return original(
+            method, out | {"embedding": out["embedding"] * (float("nan") if step == 2 else 1)}, step, p
+        )
+
+    monkeypatch.setattr(training.methods, "total_loss", broken)
+    p = stops_at_three(
+        tiny, r"step 2: the loss is not finite \(supervised = [\d.]+, pseudo = [\d.]+, distil = nan"
+    )
+    monkeypatch.undo()
+    whole = trained(tiny(outputs=p.outputs.parent / "whole"))  # nothing of the accident is left behind
+    assert same(without_times(trained(p)), without_times(whole))
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_parameter(tiny, monkeypatch):
+    original = training.build_network
+
+    def broken(p, classes):
+        network, calls = original(p, classes), []
+        poison = lambda g: calls.append(1) or (g * float("inf") if len(calls) == 3 else g)  # noqa: E731
+        network.backbone[4].body[0].weight.register_hook(poison)
+        return network
+
+    monkeypatch.setattr(training, "build_network", broken)
+    stops_at_three(tiny, r"step 2: the gradient of backbone\.4\.body\.0\.weight is not finite")
+
+
+def test_a_weight_that_is_not_finite_is_never_saved(tiny, monkeypatch):
+    original = torch.optim.SGD.step
+
+    def broken(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        broken.steps += 1
+        if broken.steps == 4:
+            with torch.no_grad():
+                self.param_groups[0]["params"][-1][0] = float("inf")
+
+    broken.steps = 0
+    monkeypatch.setattr(torch.optim.SGD, "step", broken)
+    stops_at_three(tiny, r"after step 4: the weights of heads\.embedding\.bias are not finite")
+
+
+def test_an_answer_that_is_not_finite_stops_the_evaluation(tiny, monkeypatch):
     def broken(self, clips):
         out = original(self, clips)
-        return {k: v * float("nan") for k, v in out.items()} if self.training else out
+        return out if self.training else {k: v * float("nan") for k, v in out.items()}
 
     original = training.models.VideoNet.forward
     monkeypatch.setattr(training.models.VideoNet, "forward", broken)
-    with pytest.raises(FloatingPointError, match=r"step 0: the loss is not finite \(supervised = nan"):
+    with pytest.raises(FloatingPointError, match=r"mp4: what the network says of it is not finite"):
         training.train(tiny())
+
+
+def test_overwriting_that_was_interrupted_goes_on(tiny):
+    """The same command again, after a preemption, must not begin anew each time."""
+
+    def stop(row):
+        if row["step"] == 3:
+            raise Stopped
+
+    run = training.train(tiny(lr=0.5))
+    with pytest.raises(Stopped):
+        training.train(tiny(overwrite=True), on_log=stop)
+    assert not run.finished
+    steps = []
+    training.train(tiny(overwrite=True), on_log=lambda row: steps.append(row["step"]))
+    assert steps == [3, 4]
+    steps.clear()
+    training.train(tiny(overwrite=True), on_log=lambda row: steps.append(row["step"]))
+    assert steps == [1, 2, 3, 4]
+
+
+def test_a_checkpoint_between_two_rows_of_the_log_loses_no_step_of_their_means(tiny):
+    def stop(row):
+        if row["step"] == 6:
+            raise Stopped
+
+    given = {"steps": 6, "log_every": 3, "eval_every": 6, "checkpoint_minutes": 0}
+    whole = trained(tiny(**given))
+    p = tiny(**given, overwrite=True)
+    with pytest.raises(Stopped):
+        training.train(p, on_log=stop)
+    assert runs.Run(p.run_dir).read_checkpoint()["window"]["steps"] == 2
+    assert same(without_times(trained(p)), without_times(whole))
+
+
+def test_two_processes_never_train_one_run(tiny):
+    p = tiny()
+    with (
+        runs.alone(runs.Run(p.run_dir)),
+        pytest.raises(RunError, match="another process trains this run now"),
+    ):
+        training.train(p)
+    assert training.train(p).finished
 
 
 def test_finished_runs_are_found(tiny):

@@ -3,6 +3,8 @@
 A new source is a function from parameters to rows and a row of SOURCES.
 """
 
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,7 +15,7 @@ import pandas as pd
 
 from videossl_core import demo
 from videossl_core.files import read_text
-from videossl_core.frames import quiet
+from videossl_core.pool import quiet
 
 if TYPE_CHECKING:
     from videossl_core.params import Params
@@ -32,6 +34,8 @@ VIDEO_SUFFIXES = {
     ".ogv",
     ".ts",
 }
+
+_UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, bytes that are no UTF-8
 
 Rows = list[tuple[str, str, str]]
 """(video, class name, split), the video as a POSIX path relative to the root, the split train or test."""
@@ -62,9 +66,18 @@ def _folder_of(path: Path | None, what: str) -> Path:
 
 
 def _videos_below(folder: Path) -> list[str]:
-    return sorted(
-        f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.suffix.lower() in VIDEO_SUFFIXES
-    )
+    """Links to folders are followed, but not round in a circle; hidden files and folders are passed over."""
+    found = []
+    for at, folders, names in os.walk(folder, followlinks=True):
+        here = Path(at)
+        above = {os.path.realpath(parent) for parent in (here, *here.parents)}
+        folders[:] = [f for f in folders if not f.startswith(".") and os.path.realpath(here / f) not in above]
+        found += [here / n for n in names if not n.startswith(".") and _suffix(n) in VIDEO_SUFFIXES]
+    return sorted(f.relative_to(folder).as_posix() for f in found)
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
 
 
 def _subfolders(folder: Path) -> list[str]:
@@ -146,7 +159,9 @@ def _kinetics(p: "Params") -> tuple[Rows, list[str]]:
     folders = {f.lower(): f for f in _subfolders(_folder_of(p.root, "root of the videos"))}
     for path in paths:
         table = _read_csv(path, ["label", "youtube_id", "time_start", "time_end", "split"])
-        for r in table.itertuples():
+        for n, r in enumerate(table.itertuples(), 2):
+            if not (r.label and r.youtube_id and r.time_start.isdecimal() and r.time_end.isdecimal()):
+                raise DatasetError(f"{path} line {n}: needs a label, a youtube_id and whole seconds as times")
             folder = folders.get(r.split.lower(), folders.get(r.split.lower()[:3], r.split))
             name = f"{r.youtube_id}_{int(r.time_start):06d}_{int(r.time_end):06d}.mp4"
             label = r.label if (p.root / folder / r.label).is_dir() else r.label.replace(" ", "_")
@@ -157,7 +172,7 @@ def _kinetics(p: "Params") -> tuple[Rows, list[str]]:
 def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors too
         raise DatasetError(f"{path}: not readable as CSV: {error}") from None
     if missing := [c for c in columns if c not in table.columns]:
         raise DatasetError(f"{path}: no column {', '.join(missing)}; it has {', '.join(table.columns)}")
@@ -245,9 +260,7 @@ def read_index(p: "Params", progress=quiet) -> Index:
     _folder_of(root, "root of the videos")
     rows, all_classes = SOURCES[p.source](p)
     table = pd.DataFrame(rows, columns=["video", "class_name", "split"])
-    for video in table.video:
-        if video.startswith("/") or "\\" in video or ".." in PurePosixPath(video).parts:
-            raise DatasetError(f"{video!r}: a listed video must lie below the root folder {root}")
+    table["video"] = [_below(root, video) for video in table.video]
     if (double := table.video[table.video.duplicated()]).size:
         raise DatasetError(f"{double.iloc[0]} is listed twice ({len(double)} such videos)")
     classes = _chosen_classes(p, table, all_classes)
@@ -268,6 +281,18 @@ def read_index(p: "Params", progress=quiet) -> Index:
         )
     table["label"] = table.class_name.map({name: i for i, name in enumerate(classes)}).astype(int)
     return Index(root, table[["video", "class_name", "label", "split"]], classes, all_classes)
+
+
+def _below(root: Path, video: str) -> str:
+    """The video relative to the root, below which it must lie; trust no list."""
+    path = PurePosixPath(video)
+    if path.is_absolute() and path.is_relative_to(root):
+        path = path.relative_to(root)
+    if path.is_absolute() or "\\" in video or ".." in path.parts or not path.name:
+        raise DatasetError(f"{video!r}: a listed video must lie below the root folder {root}")
+    if _UNWRITABLE.search(video):
+        raise DatasetError(f"{video!r}: the name has characters that no list can hold; rename it")
+    return path.as_posix()
 
 
 def _chosen_classes(p: "Params", table: pd.DataFrame, all_classes: list[str]) -> list[str]:

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from videossl_core import files
-from videossl_core.frames import parallel, quiet, write_video
+from videossl_core import codec, files
+from videossl_core.pool import each, quiet
 
 SIDE, FRAMES, FPS = 144, 32, 25
 _S = 256  # the drawings' own canvas
@@ -173,7 +173,7 @@ def frames(noun: str, verb: str, seed: int) -> np.ndarray:
 def _render(job: tuple[Path, str, str, int]) -> None:
     path, noun, verb, seed = job
     if not path.exists():
-        write_video(path, frames(noun, verb, seed), FPS)
+        codec.write(path, frames(noun, verb, seed), FPS)
 
 
 def render(root: Path, per_class: int, workers: int | None = None, progress=quiet) -> None:
@@ -197,6 +197,9 @@ def render(root: Path, per_class: int, workers: int | None = None, progress=quie
             for k in range(per_class):
                 subset = "test" if k % 3 == 2 else "train"
                 jobs.append((root / subset / f"{noun}_{verb}" / f"{noun}_{verb}_{k:03d}.mp4", noun, verb, k))
-    for _ in progress(parallel(_render, jobs, workers), len(jobs), "rendering the demo videos"):
-        pass
-    files.write_text(marker, made_with)
+    with files.locked(root):
+        todo = [] if marker.exists() else jobs  # another process may have done it while this one waited
+        for _, outcome in progress(each(_render, todo, workers), len(todo), "rendering the demo videos"):
+            if outcome is not None:
+                raise outcome
+        files.write_text(marker, made_with)

@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from videossl_core.frames import FrameStore, quiet
+from videossl_core.frames import FrameStore
+from videossl_core.pool import quiet
 from videossl_core.sampling import TestClips, loader
 
 if TYPE_CHECKING:
@@ -72,6 +73,9 @@ def predict(
             probs = (
                 network(pixels.to(device, non_blocking=True))["classes"].double().softmax(-1).cpu().numpy()
             )
+            if not np.isfinite(probs).all():
+                bad = clips.videos[int(video[~np.isfinite(probs).all(1)][0])]
+                raise FloatingPointError(f"{bad}: what the network says of it is not finite")
             video, centre = video.numpy(), centre.numpy()
             clip_probs[video[centre]] = probs[centre]
             np.add.at(video_probs, video[~centre], probs[~centre])

@@ -1,18 +1,26 @@
-"""Writing files so that a reader never sees half of one, and hashing them."""
+"""Writing files so that a reader never sees half of one, locking folders, hashing."""
 
 import hashlib
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+_PARTIAL = ".partial-"
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; it takes the name only when the block ends without error."""
+    """Yield a temporary path beside ``path``; it takes the name only when the block ends without error.
+
+    On any error, a full disk among them, what was there before stays as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_PARTIAL, suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -21,17 +29,62 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(f.fileno())
         os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes files private
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # "no space left on device" alone tells nobody where
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left half written; call it only while holding the folder's lock."""
+    for path in folder.rglob(f"{_PARTIAL}*"):
+        path.unlink(missing_ok=True)
+
+
+class Busy(RuntimeError):
+    """Another process works in this folder."""
+
+
+@contextmanager
+def locked(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a folder alone. The lock is the system's, so it ends with the process that holds it, however.
+
+    Raises:
+        Busy: another process holds it, and ``wait`` is False.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise Busy(f"{folder}: another process works in this folder now") from None
+        warnings.warn(f"waiting for another process that works in {folder}", stacklevel=4)
+        lock.acquire(poll_interval=0.2)
+    try:
+        sweep(folder)
+        yield
+    finally:
+        lock.release()
+
+
 def write_text(path: Path, text: str) -> None:
+    """Write the text, unless the file holds just that already (a shared folder may be read-only)."""
+    data = text.encode("utf-8")
+    if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
+        return
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(data)
 
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def read_text(path: Path) -> str:

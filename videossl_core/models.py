@@ -154,11 +154,14 @@ class VideoNet(nn.Module):
         super().__init__()
         self.backbone = BACKBONES[backbone](shortcut, width)
         self.heads = nn.ModuleDict({k: nn.Linear(self.backbone.features, n) for k, n in heads.items()})
+        self.autocast: torch.dtype | None = None  # see ``precision``
         self.register_buffer("mean", torch.tensor(SPORTS1M_MEAN).view(1, 3, 1, 1, 1), persistent=False)
         self.to(memory_format=torch.channels_last_3d)
 
     def forward(self, clips: Tensor) -> dict[str, Tensor]:
         """The outputs of all heads, before any softmax: name -> (N, outputs)."""
         x = (clips.to(self.mean.dtype) - self.mean).contiguous(memory_format=torch.channels_last_3d)
-        features = self.backbone(x)
-        return {name: head(features) for name, head in self.heads.items()}
+        with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            features = self.backbone(x)
+            out = {name: head(features) for name, head in self.heads.items()}
+        return {name: logits.to(self.mean.dtype) for name, logits in out.items()}

@@ -7,7 +7,8 @@ cell (where ``None`` means "as in the file"), and what papermill injects with ``
 import ast
 import difflib
 import json
-from pathlib import Path
+import reprlib
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import yaml
@@ -20,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 working directory (papermill starts it in the caller's folder, JupyterLab in the notebook's)."""
 
 # Parameters that say how a run is carried out, not what it computes: a resumed run may change them.
-BOOKKEEPING = {"resume", "overwrite", "device", "num_workers", "prep_workers", "outputs", "max_reject_pct"}
+BOOKKEEPING = {"resume", "overwrite", "device", "num_workers", "prep_workers", "outputs"}
+BOOKKEEPING |= {"max_reject_pct", "video_timeout", "checkpoint_minutes"}
 
 
 class ParameterError(ValueError):
@@ -56,7 +58,9 @@ class Params(BaseModel):
     hmdb51_pool: Literal["videossl", "official"] = Field("videossl", description="training pool of HMDB51")
     test_pct: float = Field(25, gt=0, lt=100, description="held-out share where a source has no test split")
     demo_per_class: int = Field(30, ge=3, le=1000, description="videos rendered for each class of the demo")
-    max_reject_pct: float = Field(5, ge=0, le=100, description="more unreadable videos than this is an error")
+    max_reject_pct: float = Field(5, ge=0, le=100, description="more unusable videos than this is an error")
+    video_timeout: float = Field(600, gt=0, description="seconds after which decoding a video is given up")
+    short_videos: Literal["reject", "loop"] = Field("reject", description="a video shorter than a clip")
 
     # Label split
     label_pct: float = Field(10, gt=0, le=100, description="share of the training videos with a label, %")
@@ -120,10 +124,16 @@ class Params(BaseModel):
     )
     eval_videos: int = Field(1_000, ge=1, description="videos per subset in the evaluations during training")
 
+    checkpoint_minutes: float = Field(
+        10, ge=0, description="at most this much is lost to a kill; 0: every step"
+    )
     log_every: int = Field(10, ge=1, description="iterations between two rows of log.csv")
 
     # How it is carried out
     seed: int = Field(0, ge=0, le=2**31 - 1)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="number format, see precision"
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     num_workers: int | None = Field(
         None, ge=0, le=64, description="loader processes; None: 0 on CPU, 4 on GPU"
@@ -221,13 +231,16 @@ def load(model: type[Params] = Params, **given) -> Params:
         ParameterError: a name is unknown (the nearest right one is named), or a value is out of range.
     """
     given = {k: v for k, v in given.items() if v is not None}
-    files = [given.pop("base", None), given.get("dataset", model.model_fields["dataset"].default)]
+    folder = ROOT / "params"
+    base, dataset = given.pop("base", None), given.get("dataset", model.model_fields["dataset"].default)
     values: dict[str, Any] = {}
-    for name in files:
-        values |= _read_file(ROOT / "params" / f"{name}.yaml", model) if isinstance(name, str) else {}
+    if base is not None:
+        values |= _read_file(_base(folder, base, "the parameters"), model)
+    if isinstance(dataset, str) and PurePath(dataset).name == dataset:
+        values |= _read_file(folder / f"{dataset}.yaml", model)
     p = _validated(model, values | given, "the parameters")
     if model is Params and p.source is None:  # a misspelt data set must not train on something else
-        known = [path.stem for path in (ROOT / "params").glob("*.yaml")]
+        known = [path.stem for path in folder.glob("*.yaml")]
         raise ParameterError(
             f"dataset = {p.dataset!r}: there is no params/{p.dataset}.yaml{_nearest(p.dataset, known)}; "
             "for videos of your own give source and root too"
@@ -235,18 +248,32 @@ def load(model: type[Params] = Params, **given) -> Params:
     return p
 
 
-def _read_file(path: Path, model: type[Params]) -> dict:
+def _read_file(path: Path, model: type[Params], seen: tuple[Path, ...] = ()) -> dict:
+    if path in seen:
+        raise ParameterError(f"{path}: base leads back to this file")
     if not path.exists():
         return {}
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise ParameterError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(values, dict):
         raise ParameterError(f"{path}: a parameter file holds 'name: value' lines")
     _check_names(values, model, str(path), extra=("base",))
     base = values.pop("base", None)
-    return (_read_file(path.with_name(f"{base}.yaml"), model) if base else {}) | values
+    if base is None:
+        return values
+    return _read_file(_base(path.parent, base, str(path)), model, (*seen, path)) | values
+
+
+def _base(folder: Path, name: Any, where: str) -> Path:
+    path = folder / f"{name}.yaml"
+    if not isinstance(name, str) or PurePath(name).name != name or not path.exists():
+        known = [other.stem for other in folder.glob("*.yaml")]
+        raise ParameterError(
+            f"{where}: base = {name!r}: there is no {path.name} in {folder}{_nearest(name, known)}"
+        )
+    return path
 
 
 def _check_names(names, model: type[Params], where: str, extra: tuple[str, ...] = ()) -> None:
@@ -263,7 +290,7 @@ def _validated(model: type[Params], values: dict, where: str) -> Params:
     except ValidationError as error:
         lines = []
         for e in error.errors():
-            what = f"{e['loc'][0]} = {e['input']!r}: " if e["loc"] else ""
+            what = f"{e['loc'][0]} = {reprlib.repr(e['input'])}: " if e["loc"] else ""
             lines.append(what + e["msg"].removeprefix("Value error, "))
         raise ParameterError("; ".join(lines)) from None
 

@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 
 from videossl_core import datasets, files, methods, splits, teacher
-from videossl_core.frames import FrameStore, StoreSettings, quiet
+from videossl_core.frames import FrameStore, StoreSettings
+from videossl_core.pool import quiet
 
 if TYPE_CHECKING:
     from videossl_core.params import Params
@@ -27,6 +28,16 @@ class Data:
     @property
     def classes(self) -> list[str]:
         return self.index.classes
+
+    def facts(self) -> dict:
+        """What a run must find unchanged when it goes on: split, classes, content of the videos, teacher."""
+        contents = self.store.table.source_sha256.reindex(self.split.video)
+        return {
+            "split_sha256": splits.split_hash(self.split),
+            "classes": self.classes,
+            "videos_sha256": files.sha256("\n".join(contents).encode()),
+            "teacher": self.targets.folder.name if self.targets else None,
+        }
 
     def rows(self, role: str) -> pd.DataFrame:
         return self.split[self.split.role == role].reset_index(drop=True)
@@ -57,8 +68,16 @@ def prepare(
     videos = list(index.table.video)
     if split is None:
         split = splits.make_split(p, index)  # before the hours of decoding: a wrong list is an error now
-    store.add(videos, index.root, p.prep_workers, progress)
+    elif absent := sorted(set(split.video) - set(videos)):
+        raise splits.SplitError(
+            f"{len(absent)} videos of the saved split are not in the data set any more, such as {absent[0]}"
+        )
+    store.add(videos, index.root, p.prep_workers, progress, p.video_timeout)
     table = store.table.loc[videos]
+    if p.short_videos == "reject":
+        short = (table.reason == "") & (table.frames < p.clip_frames)
+        said = [f"shorter than a clip: {n} of {p.clip_frames} frames" for n in table.frames[short]]
+        table = table.assign(reason=table.reason.where(~short, pd.Series(said, table.index[short])))
     rejected = table[table.reason != ""][["reason"]].reset_index()
     files.write_text(p.data_dir / "rejected.csv", rejected.to_csv(index=False))
     if 100 * len(rejected) > p.max_reject_pct * len(videos):

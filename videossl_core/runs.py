@@ -9,9 +9,13 @@ import os
 import pickle
 import platform
 import subprocess
+import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +26,7 @@ from videossl_core import files, splits
 
 if TYPE_CHECKING:
     from videossl_core.params import FigureParams, Params
+    from videossl_core.prepare import Data
 
 METRICS = ["step", "subset", "clip_top1", "video_top1", "videos"]
 
@@ -43,6 +48,7 @@ class Run:
         self.predictions_test = self.folder / "predictions_test.csv"
         self.per_class = self.folder / "per_class.csv"
         self.checkpoint = self.folder / "checkpoint.pt"
+        self.files = [path for path in vars(self).values() if path != self.folder]
 
     def read_params(self) -> dict:
         return json.loads(files.read_text(self.params))
@@ -52,6 +58,9 @@ class Run:
 
     def read_provenance(self) -> dict:
         return json.loads(files.read_text(self.provenance))
+
+    def write_provenance(self, facts: dict) -> None:
+        files.write_text(self.provenance, json.dumps(facts, indent=1) + "\n")
 
     def read_checkpoint(self) -> dict | None:
         """The last checkpoint, or None. Only tensors and plain containers are loaded, never code."""
@@ -66,9 +75,16 @@ class Run:
 
     def write_checkpoint(self, state: dict) -> None:
         """Checkpoint first, then the tables made from it: a crash between them loses nothing."""
-        with files.atomic(self.checkpoint) as temporary:
-            torch.save(state, temporary)
-        self.write_tables(state)
+        try:
+            with files.atomic(self.checkpoint) as temporary:
+                torch.save(state, temporary)
+            self.write_tables(state)
+        except (OSError, RuntimeError) as error:  # torch tells of a full disk by either
+            last = "the one before stays" if self.checkpoint.exists() else "there is none before"
+            raise RunError(
+                f"{self.checkpoint}: could not be written ({error}); {last}. Is the disk full? Make room and "
+                "start the same command again"
+            ) from error
 
     def write_tables(self, state: dict) -> None:
         files.write_text(self.metrics, pd.DataFrame(state["metrics"], columns=METRICS).to_csv(index=False))
@@ -79,37 +95,119 @@ class Run:
         return self.provenance.exists() and "finished" in self.read_provenance()
 
 
-def begin(p: "Params") -> tuple[Run, pd.DataFrame | None]:
-    """Open the run's folder; returns the saved split of an earlier start, which is never drawn again.
+def is_done(run: Run, p: "Params") -> bool:
+    """Is there a finished run with these parameters, which nobody asked to train again?"""
+    return run.finished and p.resume != "never" and not p.overwrite and not _differs(run, p)
+
+
+@contextmanager
+def alone(run: Run) -> Iterator[None]:
+    """Be the only process that trains this run.
+
+    Raises:
+        RunError: another process does.
+    """
+    try:
+        with files.locked(run.folder, wait=False):
+            yield
+    except files.Busy:
+        raise RunError(
+            f"{run.folder}: another process trains this run now. Wait for it, or give another seed or outputs"
+        ) from None
+
+
+def begin(run: Run, p: "Params") -> pd.DataFrame | None:
+    """The saved split of an earlier start that goes on now; None, and an empty folder, for a new run.
+
+    ``overwrite`` replaces a finished run or one with other parameters; one that it has begun and that was
+    interrupted goes on, so that the same command can be given again.
 
     Raises:
         RunError: the folder holds a run with other parameters, or ``resume = must`` finds none.
     """
-    run = Run(p.run_dir)
-    started = run.params.exists() and run.split.exists()
+    started = run.params.exists() and run.split.exists() and run.provenance.exists()
     if p.resume == "must" and not started:
         raise RunError(f"resume = must, but there is no run in {run.folder}")
-    if not started or p.resume == "never" or p.overwrite:
-        for path in (run.provenance, run.checkpoint, run.params, run.split, run.metrics, run.log):
-            path.unlink(missing_ok=True)
-        return run, None
-    if different := p.differing(run.read_params()):
-        what = ", ".join(f"{k} was {was!r} and is now {now!r}" for k, (was, now) in different.items())
+    different = _differs(run, p) if started else ""
+    if started and p.resume != "never" and not (p.overwrite and (different or run.finished)):
+        if different:
+            raise RunError(
+                f"{run.folder} holds a run with other parameters: {different}. Use overwrite = True to "
+                "replace it, or another dataset name or outputs folder to keep it"
+            )
+        return run.read_split()
+    for path in run.files:  # the parameters first: without them nothing here counts as a run
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _differs(run: Run, p: "Params") -> str:
+    different = p.differing(run.read_params())
+    return ", ".join(f"{k} was {was!r} and is now {now!r}" for k, (was, now) in different.items())
+
+
+def check_split(run: Run, saved: pd.DataFrame, drawn: pd.DataFrame, rejected: set[str]) -> None:
+    """Refuse to go on when the split of the data as they are now is not the run's.
+
+    Raises:
+        RunError: names the first video that differs.
+    """
+    drawn = drawn[~drawn.video.isin(rejected)]
+    if what := splits.difference(saved, drawn):
         raise RunError(
-            f"{run.folder} holds a run with other parameters: {what}. Use overwrite = True to replace it, "
-            "or another dataset name or outputs folder to keep it"
+            f"{run.folder} was begun with another split than the data and parameters now give: {what}. "
+            "Put them back to go on, or use overwrite = True with resume = never to start anew"
         )
-    return run, run.read_split()
 
 
-def describe(run: Run, p: "Params", split: pd.DataFrame, device: str) -> None:
+def check_facts(run: Run, checkpoint: dict, facts: dict) -> None:
+    """Refuse a checkpoint of other videos, classes or another teacher; say so if the number format changed.
+
+    Raises:
+        RunError: names what differs.
+    """
+    for name, now in facts.items():
+        was = checkpoint.get(name)
+        if was == now:
+            continue
+        if name == "precision":
+            warnings.warn(f"{run.folder}: went with precision {was}, goes on with {now}", stacklevel=2)
+            continue
+        if name == "classes" and was:
+            at = next((i for i, pair in enumerate(zip_longest(was, now)) if pair[0] != pair[1]), 0)
+            was, now = ([*names, *[None] * len(was + now)][at] for names in (was, now))
+            name = f"class {at}"
+        raise RunError(f"{run.checkpoint} was trained with {name} = {was}, the data now give {now}")
+
+
+def describe(run: Run, p: "Params", data: "Data", device: str, precision: str) -> None:
     """Write what the run is before its first step."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    files.write_text(run.split, splits.to_csv(split))
-    provenance = {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "split_sha256": splits.split_hash(split),
-        "seed": p.seed,
+    files.write_text(run.split, splits.to_csv(data.split))
+    facts = {"started": now(), "split_sha256": splits.split_hash(data.split), "seed": p.seed}
+    run.write_provenance(facts | {"precision": precision} | surroundings(device))
+    files.write_text(run.params, json.dumps(p.model_dump(mode="json"), indent=1) + "\n")
+
+
+def note_resume(run: Run, step: int, device: str) -> None:
+    """Add to the provenance that the run went on, and with what if that has changed."""
+    facts = run.read_provenance()
+    changed = {k: v for k, v in surroundings(device).items() if facts.get(k) != v}
+    facts.setdefault("resumed", []).append({"step": step, "at": now()} | changed)
+    run.write_provenance(facts)
+
+
+def finish(run: Run, **facts) -> None:
+    run.write_provenance(run.read_provenance() | facts | {"finished": now()})
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def surroundings(device: str) -> dict:
+    """What a result may depend on besides its parameters."""
+    return {
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
         "cpu_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -117,13 +215,6 @@ def describe(run: Run, p: "Params", split: pd.DataFrame, device: str) -> None:
         "versions": versions(),
         "commit": commit(),
     }
-    files.write_text(run.provenance, json.dumps(provenance, indent=1) + "\n")
-    files.write_text(run.params, json.dumps(p.model_dump(mode="json"), indent=1) + "\n")
-
-
-def finish(run: Run, **facts) -> None:
-    done = run.read_provenance() | facts | {"finished": datetime.now(UTC).isoformat(timespec="seconds")}
-    files.write_text(run.provenance, json.dumps(done, indent=1) + "\n")
 
 
 def versions() -> dict[str, str]:

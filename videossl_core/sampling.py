@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.io import decode_jpeg
 
 from videossl_core.frames import FrameStore
 from videossl_core.methods import Method
@@ -71,8 +70,7 @@ def centre_start(count: int, length: int) -> int:
 
 def read_clip(store: FrameStore, video: str, numbers: np.ndarray) -> Tensor:
     """(3, T, S, S) uint8: the frames with these numbers at the store's size S."""
-    jpegs = store.read(video, numbers)
-    return torch.stack(decode_jpeg([torch.frombuffer(bytearray(j), dtype=torch.uint8) for j in jpegs]), dim=1)
+    return torch.stack(store.images(video, numbers), dim=1)
 
 
 def crop(clip: Tensor, size: int, y: float, x: float, flip: bool = False) -> Tensor:
@@ -179,6 +177,8 @@ def loader(dataset: Dataset, p: "Params", device: str, **options) -> DataLoader:
     """A data loader for either data set above; the processes change the speed, never the content."""
     workers = p.num_workers if p.num_workers is not None else (0 if device == "cpu" else 4)
     context = "forkserver" if workers else None
+    if isinstance(dataset, Batches):
+        options["batch_size"] = None  # an item is a batch already
     return DataLoader(
         dataset,
         num_workers=workers,

@@ -15,7 +15,7 @@ from IPython.display import HTML, display
 from matplotlib.figure import Figure
 from PIL import Image
 
-from videossl_core import figures, frames, sampling
+from videossl_core import codec, figures, frames, sampling
 from videossl_core.teacher import IMAGENET_CLASSES
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def film(store: frames.FrameStore, video: str, caption: str = "", width: int = 1
     even = (p[: p.shape[0] // 2 * 2, : p.shape[1] // 2 * 2] for p in pictures)  # H.264 wants even sides
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        frames.write_video(path, even, fps)
+        codec.write(path, even, fps)
         data = base64.b64encode(path.read_bytes()).decode()
     box = f"display:inline-block;margin:4px;width:{width}px;vertical-align:top"
     return (

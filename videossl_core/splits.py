@@ -127,6 +127,23 @@ def make_split(p: "Params", index: Index) -> pd.DataFrame:
     return table.drop(columns="split")
 
 
+def difference(was: pd.DataFrame, now: pd.DataFrame) -> str:
+    """What differs between two splits, in words; empty if nothing does."""
+    both = was.merge(now, on="video", how="outer", suffixes=("_was", "_now"))
+    said = []
+    for column in ("role", "class_name", "label"):
+        old, new = both[f"{column}_was"], both[f"{column}_now"]
+        changed = both[(old != new) & old.notna() & new.notna()]
+        if len(changed):
+            first = changed.iloc[0]
+            what = f"{column} was {first[f'{column}_was']} and is now {first[f'{column}_now']}"
+            said.append(f"{len(changed)} videos changed, such as {first.video}, whose {what}")
+    for which, missing in (("gone", "role_now"), ("new", "role_was")):
+        if len(found := both.video[both[missing].isna()]):
+            said.append(f"{len(found)} videos are {which}, such as {found.iloc[0]}")
+    return "; ".join(said)
+
+
 def warn_without_label(split: pd.DataFrame, classes: list[str]) -> None:
     """A uniform draw can leave a class without any label (the authors' 5 % list of UCF101 does)."""
     having = set(split.class_name[split.role == "labelled"])

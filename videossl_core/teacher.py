@@ -1,5 +1,7 @@
 """The frozen ImageNet classifier of section 3.3: softmax h(a) of frames, computed once and kept on disk."""
 
+import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +11,10 @@ import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.io import decode_jpeg
 
 from videossl_core import files
-from videossl_core.frames import FrameStore, quiet
+from videossl_core.frames import FrameStore
+from videossl_core.pool import quiet
 
 if TYPE_CHECKING:
     from videossl_core.params import Params
@@ -131,18 +133,36 @@ def build_targets(p: "Params", store: FrameStore, videos: list[str], device: str
     classifier = Classifier(p.teacher, p.teacher_weights).to(device)
     folder = store.folder / f"teacher-{p.teacher}-{classifier.weights_hash[:12]}"
     targets = Targets(folder, store.settings.teacher_stride, len(IMAGENET_CLASSES))
-    todo = [v for v in videos if not _newer(targets.path(v), store.path(v))]
-    for video in progress(todo, len(todo), f"asking the teacher ({p.teacher})"):
-        count = -(-int(store.table.loc[video, "frames"]) // store.settings.teacher_stride)
-        jpegs = store.read(video, np.arange(count), teacher=True)
-        frames = torch.stack(decode_jpeg([torch.frombuffer(bytearray(j), dtype=torch.uint8) for j in jpegs]))
-        h = torch.cat([classifier(part.to(device)) for part in frames.split(64)])
-        if h.shape[1] != targets.classes:
-            raise TeacherError(f"the teacher has {h.shape[1]} classes; M = {targets.classes} are expected")
-        with files.atomic(targets.path(video)) as temporary, open(temporary, "wb") as f:
-            np.save(f, h.half().cpu().numpy(), allow_pickle=False)
+    counts = -(-store.table.frames.reindex(videos).astype(int) // store.settings.teacher_stride)
+
+    def missing() -> list[str]:
+        return [
+            v for v, n in counts.items() if not _made(targets.path(v), store.path(v), (n, targets.classes))
+        ]
+
+    if not missing():
+        return targets  # without the lock: a cache that is complete may be read-only
+    with files.locked(folder):
+        todo = missing()  # another process may have done it while this one waited
+        for video in progress(todo, len(todo), f"asking the teacher ({p.teacher})"):
+            frames = store.images(video, np.arange(counts[video]), teacher=True)
+            h = torch.cat([classifier(part.to(device)) for part in torch.stack(frames).split(64)])
+            if h.shape[1] != targets.classes:
+                raise TeacherError(
+                    f"the teacher has {h.shape[1]} classes; M = {targets.classes} are expected"
+                )
+            if not h.isfinite().all():
+                raise TeacherError(f"{video}: what the teacher ({p.teacher}) says of it is not finite")
+            with files.atomic(targets.path(video)) as temporary, open(temporary, "wb") as f:
+                np.save(f, h.half().cpu().numpy(), allow_pickle=False)
     return targets
 
 
-def _newer(made: Path, source: Path) -> bool:
-    return made.exists() and made.stat().st_mtime_ns >= source.stat().st_mtime_ns
+def _made(made: Path, source: Path, shape: tuple[int, int]) -> bool:
+    """Is there a whole file of targets, made after the frames that it is about?"""
+    try:
+        found = os.stat(made)
+    except FileNotFoundError:
+        return False
+    whole = found.st_size == 128 + 2 * math.prod(shape)  # header of a .npy file, then float16
+    return whole and found.st_mtime_ns >= os.stat(source).st_mtime_ns

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from videossl_core import evaluation, files, losses, methods, models, runs, splits
-from videossl_core.frames import quiet
+from videossl_core import evaluation, files, methods, models, monitor, precision, runs, splits
+from videossl_core.monitor import Window
+from videossl_core.pool import quiet
 from videossl_core.prepare import Data, device, prepare
 from videossl_core.sampling import Batches, loader
 from videossl_core.teacher import IMAGENET_CLASSES
@@ -87,40 +89,79 @@ def train(
     """Train one method on one label split and evaluate it; goes on where an earlier start stopped.
 
     Args:
-        progress: wraps the long loops, see ``frames.quiet``.
+        progress: wraps the long loops, see ``pool.quiet``.
         on_log: called with each row of log.csv (losses, learning rate, pseudo-labels, clips/s).
         on_eval: called with metrics.csv so far after each evaluation.
 
     Raises:
         runs.RunError: the folder holds another run, or its split or classes are not those of the data.
-        FloatingPointError: a loss is not finite; the last checkpoint stays.
+        FloatingPointError: a loss, gradient or weight is not finite; the last good checkpoint stays.
     """
-    run, saved_split = runs.begin(p)
-    if saved_split is not None and run.finished:
+    run = runs.Run(p.run_dir)
+    if runs.is_done(run, p):
         return run
+    with runs.alone(run):
+        return _train(run, p, progress, on_log, on_eval)
+
+
+def _train(run: runs.Run, p: "Params", progress, on_log, on_eval) -> runs.Run:
+    saved_split = runs.begin(run, p)
     data = prepare(p, split=saved_split, progress=progress)
+    if saved_split is not None:
+        runs.check_split(run, saved_split, splits.make_split(p, data.index), set(data.rejected.video))
     where = device(p)
     method = methods.METHODS[p.method]
     network = build_network(p, len(data.classes)).to(where)
+    chosen = precision.choose(p, network, where)
+    chosen.apply(network)
     ema = averaged(network, p.ema_decay) if "ema" in method.needs else None
     optimizer = torch.optim.SGD(
         network.parameters(), p.lr, p.momentum, dampening=p.dampening, weight_decay=p.weight_decay
     )
-    state = {"step": 0, "seconds": 0.0, "metrics": [], "log": []}
-    facts = {"split_sha256": splits.split_hash(data.split), "classes": data.classes, "method": p.method}
+    scaler = torch.amp.GradScaler(where.split(":")[0], enabled=chosen.dtype == "fp16")
+    parts_of_state = {"model": network, "ema": ema, "optimizer": optimizer, "scaler": scaler}
+    facts = data.facts() | {"method": p.method}
+    state = {"step": 0, "seconds": 0.0, "metrics": [], "log": [], "window": None}
     checkpoint = run.read_checkpoint() if saved_split is not None else None
     if checkpoint is None:
-        runs.describe(run, p, data.split, where)
+        runs.describe(run, p, data, where, str(chosen))
     else:
-        _restore(checkpoint, facts, run, network, ema, optimizer)
+        runs.check_facts(run, checkpoint, facts | {"precision": asdict(chosen)})
+        for name, part in parts_of_state.items():
+            if part is not None:
+                part.load_state_dict(checkpoint[name])
         state = {k: checkpoint[k] for k in state}
         run.write_tables(state)
+        runs.note_resume(run, state["step"], where)
     judge = network if ema is None or p.eval_model == "student" else ema
+    window, clock = Window(state["window"]), time.perf_counter()
+    saved = clock
 
-    batches = Batches(p, method, data.split, data.store, data.targets)
+    def save() -> None:
+        nonlocal saved
+        monitor.check_weights(state["step"], network)
+        state["window"] = window.state
+        weights = {name: part.state_dict() if part else None for name, part in parts_of_state.items()}
+        run.write_checkpoint(state | facts | weights | {"precision": asdict(chosen)})
+        saved = time.perf_counter()
+
+    def evaluate_if_due() -> None:
+        """The checkpoint before it spares a run that is killed while it evaluates the way up to here."""
+        nonlocal clock
+        step = state["step"]
+        reached = step and (step % p.eval_every == 0 or step == p.steps)
+        if not reached or any(row["step"] == step for row in state["metrics"]):
+            return
+        save()
+        _evaluate(judge, p, data, where, state, run, step == p.steps)
+        clock = _tick(state, clock)
+        save()
+        if on_eval:
+            on_eval(pd.DataFrame(state["metrics"]))
+
+    evaluate_if_due()
     steps = range(state["step"], p.steps)
-    feed = loader(batches, p, where, batch_size=None, sampler=steps)
-    window, clock = _Window(), time.perf_counter()
+    feed = loader(Batches(p, method, data.split, data.store, data.targets), p, where, sampler=steps)
     for batch in progress(feed, len(steps), f"training {method.title}"):
         step = batch.pop("step")
         batch = {name: value.to(where, non_blocking=True) for name, value in batch.items()}
@@ -128,35 +169,26 @@ def train(
             group["lr"] = learning_rate(step, p)
         out = forward(network, ema, batch, method, p)
         loss, parts = methods.total_loss(method, out, step, p)
-        if not math.isfinite(loss.item()):
-            values = ", ".join(f"{name} = {value.item():g}" for name, value in parts.items())
-            raise FloatingPointError(
-                f"step {step}: the loss is not finite ({values}); last checkpoint: {run.checkpoint}"
-            )
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        if not scaler.is_enabled() or scaler.get_scale() <= 1 or not math.isfinite(loss.item()):
+            monitor.check_step(step, loss.item(), parts, network)  # fp16 skips a step that overflows
+        scaler.step(optimizer)
+        scaler.update()
         if ema is not None:
             ema.update_parameters(network)
-        window.add(loss.item(), parts, out, batch, p)
+        before, clock = clock, _tick(state, clock)
+        window.add(loss.item(), parts, out, batch, clock - before, p)
         state["step"] = done = step + 1
-        clock = _tick(state, clock)
         if done % p.log_every == 0 or done == p.steps:
-            row = {
-                "step": done,
-                "lr": learning_rate(step, p),
-                "seconds": round(state["seconds"], 3),
-            } | window.close()
-            state["log"].append(row)
+            row = {"step": done, "lr": learning_rate(step, p), "seconds": round(state["seconds"], 3)}
+            state["log"].append(row | window.close())
             if on_log:
-                on_log(row)
-        if done % p.eval_every == 0 or done == p.steps:
-            _evaluate(judge, p, data, where, state, run, done == p.steps)
-            clock = _tick(state, clock)
-            if on_eval:
-                on_eval(pd.DataFrame(state["metrics"]))
-            weights = {"model": network.state_dict(), "ema": ema.state_dict() if ema else None}
-            run.write_checkpoint(state | facts | weights | {"optimizer": optimizer.state_dict()})
+                on_log(state["log"][-1])
+        evaluate_if_due()
+        if clock - saved >= 60 * p.checkpoint_minutes:
+            save()
     runs.finish(run, train_seconds=round(state["seconds"], 1), rejected=len(data.rejected))
     return run
 
@@ -166,18 +198,6 @@ def _tick(state: dict, since: float) -> float:
     now = time.perf_counter()
     state["seconds"] += now - since
     return now
-
-
-def _restore(checkpoint: dict, facts: dict, run: runs.Run, network, ema, optimizer) -> None:
-    for name, value in facts.items():
-        if checkpoint[name] != value:
-            raise runs.RunError(
-                f"{run.checkpoint} was trained with {name} = {checkpoint[name]}, the data now give {value}"
-            )
-    network.load_state_dict(checkpoint["model"])
-    optimizer.load_state_dict(checkpoint["optimizer"])
-    if ema is not None:
-        ema.load_state_dict(checkpoint["ema"])
 
 
 def _evaluate(
@@ -210,45 +230,10 @@ def load_network(run: runs.Run, p: "Params") -> tuple[nn.Module, list[str]]:
     if checkpoint is None:
         raise runs.RunError(f"no checkpoint in {run.folder}: train it first")
     network = build_network(p, len(checkpoint["classes"]))
+    precision.Precision(**checkpoint["precision"]).apply(network)
     network.load_state_dict(checkpoint["model"])
     if checkpoint["ema"] is not None and p.eval_model != "student":
         ema = averaged(network, p.ema_decay)
         ema.load_state_dict(checkpoint["ema"])
         network = ema.module
     return network.to(device(p)).eval(), checkpoint["classes"]
-
-
-class _Window:
-    """Means over the steps between two rows of the log."""
-
-    def __init__(self):
-        self.open()
-
-    def open(self) -> None:
-        self.steps, self.clips, self.start, self.sums = 0, 0, time.perf_counter(), {}
-
-    @torch.no_grad()
-    def add(self, loss: float, parts: dict, out: methods.Outputs, batch: dict, p: "Params") -> None:
-        values = {"loss": loss} | {f"loss_{name}": value.item() for name, value in parts.items()}
-        unlabelled = out["classes"][len(out["labels"]) :]
-        if len(unlabelled):
-            sure = losses.confident(unlabelled, p.delta)
-            right = unlabelled.argmax(-1) == batch["hidden"]
-            values |= {
-                "confident": sure.float().mean().item(),
-                "confident_right": (sure & right).float().mean().item(),
-            }
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.steps, self.clips = self.steps + 1, self.clips + len(batch["clips"])
-
-    def close(self) -> dict[str, float]:
-        """The row, and a fresh window. confident_top1 is the true accuracy of the confident pseudo-labels in
-        percent, known only because the data set's labels are; empty while none is confident."""
-        row = {name: value / self.steps for name, value in self.sums.items()}
-        if "confident" in row:
-            right, sure = row.pop("confident_right"), row.pop("confident")
-            row |= {"confident_pct": 100 * sure, "confident_top1": 100 * right / sure if sure else None}
-        row["clips_per_s"] = round(self.clips / (time.perf_counter() - self.start), 2)
-        self.open()
-        return row

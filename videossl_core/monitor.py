@@ -1,0 +1,85 @@
+"""What is watched while a run trains: the means for its log, and that every number is a number."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from videossl_core import losses, methods
+
+if TYPE_CHECKING:
+    from videossl_core.params import Params
+
+
+class Window:
+    """Means over the steps between two rows of the log; ``state`` is kept in checkpoints."""
+
+    def __init__(self, state: dict | None = None):
+        self.state = state or {"steps": 0, "clips": 0, "seconds": 0.0, "sums": {}}
+
+    @torch.no_grad()
+    def add(
+        self, loss: float, parts: dict, out: methods.Outputs, batch: dict, seconds: float, p: "Params"
+    ) -> None:
+        values = {"loss": loss} | {f"loss_{name}": value.item() for name, value in parts.items()}
+        unlabelled = out["classes"][len(out["labels"]) :]
+        if len(unlabelled):
+            sure = losses.confident(unlabelled, p.delta)
+            right = unlabelled.argmax(-1) == batch["hidden"]
+            values |= {
+                "confident": sure.float().mean().item(),
+                "confident_right": (sure & right).float().mean().item(),
+            }
+        sums = self.state["sums"]
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0.0) + value
+        for name, value in (("steps", 1), ("clips", len(batch["clips"])), ("seconds", seconds)):
+            self.state[name] += value
+
+    def close(self) -> dict[str, float]:
+        """The row, and a fresh window. confident_top1 is the true accuracy of the confident pseudo-labels in
+        percent, known only because the data set's labels are; empty while none is confident."""
+        s = self.state
+        row = {name: value / s["steps"] for name, value in s["sums"].items()}
+        if "confident" in row:
+            right, sure = row.pop("confident_right"), row.pop("confident")
+            row |= {"confident_pct": 100 * sure, "confident_top1": 100 * right / sure if sure else None}
+        row["clips_per_s"] = round(s["clips"] / s["seconds"], 2)
+        self.__init__()
+        return row
+
+
+def check_step(step: int, loss: float, parts: dict[str, Tensor], network: nn.Module) -> None:
+    """Before the weights are changed: are the loss and all gradients numbers?
+
+    Raises:
+        FloatingPointError: names the step, and the loss part or the parameters.
+    """
+    if not math.isfinite(loss):
+        values = ", ".join(f"{name} = {value.item():g}" for name, value in parts.items())
+        raise FloatingPointError(f"step {step}: the loss is not finite ({values})")
+    grads = {n: w.grad for n, w in network.named_parameters() if w.grad is not None}
+    if bad := _not_finite(grads):
+        raise FloatingPointError(f"step {step}: the gradient of {bad} is not finite")
+
+
+def check_weights(step: int, network: nn.Module) -> None:
+    """Before a checkpoint: a step can make infinite weights of finite gradients.
+
+    Raises:
+        FloatingPointError: names the step and the parameters or batch-norm statistics.
+    """
+    values = {n: v for n, v in network.state_dict().items() if v.is_floating_point()}
+    if bad := _not_finite(values):
+        raise FloatingPointError(f"after step {step}: the weights of {bad} are not finite")
+
+
+@torch.no_grad()
+def _not_finite(tensors: dict[str, Tensor]) -> str:
+    """Names of the tensors that are not finite; one number is fetched while all are well."""
+    if math.isfinite(nn.utils.get_total_norm(list(tensors.values())).item()):
+        return ""
+    bad = [n for n, t in tensors.items() if not t.isfinite().all()]
+    bad = bad or [max(tensors, key=lambda n: tensors[n].abs().max().item())]  # finite, but its square is not
+    return ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
