@@ -1,6 +1,8 @@
 """A data set small enough to train in seconds, prepared once and shared by all tests."""
 
+import multiprocessing
 import os
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from helpers import TINY
 from videossl_core import params, prepare
 
 torch.set_num_threads(2)
+multiprocessing.set_forkserver_preload(["videossl_core.training"])
+forkserver.ensure_running()  # before the engine starts one without torch: tests start many processes
 
 
 FAULTS: list[tuple[str, int, str]] = []

@@ -70,9 +70,7 @@ def small_videos(root: Path, names: list[str], count: int = 12) -> list[str]:
 
 
 def start(function, *args) -> multiprocessing.Process:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["videossl_core.training"])
-    process = context.Process(target=function, args=args)
+    process = multiprocessing.get_context("forkserver").Process(target=function, args=args)
     process.start()
     return process
 

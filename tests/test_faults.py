@@ -55,7 +55,7 @@ def test_a_run_that_is_killed_and_started_again_equals_one_that_is_not(tiny, tmp
         process.join()
         assert process.exitcode == -signal.SIGKILL, moment
         process = helpers.start(helpers.train, mine)  # and once more, after a random time
-        time.sleep(rng.uniform(0.1, 1.5))
+        time.sleep(rng.uniform(0.05, 0.8))
         process.kill()
         process.join()
         run = runs.Run(p.run_dir)
@@ -118,7 +118,7 @@ def test_decoding_that_is_killed_and_started_again_ends_in_the_same_store(tmp_pa
     for trial in range(times):
         for _ in range(2):
             process = helpers.start(helpers.decode_all, tmp_path / f"s{trial}", tmp_path / "videos", names)
-            time.sleep(rng.uniform(0.3, 1.2))
+            time.sleep(rng.uniform(0.4, 1.4))
             process.kill()
             process.join()
             part += 0 < len(list((tmp_path / f"s{trial}").rglob("*.frames"))) < 40

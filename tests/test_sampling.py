@@ -101,10 +101,39 @@ def test_no_unlabelled_video_is_an_error_that_says_so(tiny):
     assert batches_of(tiny(method="supervised", label_pct=100))[0][0]["clips"].shape[0] == 4
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_loader_processes_change_nothing(tiny, workers):
-    batches, _ = batches_of(tiny(method="videossl"))
-    feed = sampling.loader(batches, tiny(num_workers=workers), "cpu", batch_size=None, sampler=range(4))
-    for step, batch in enumerate(feed):
-        assert batch["step"] == step
-        assert all(torch.equal(batch[k], v) for k, v in batches[step].items() if k != "step")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("workers", [0, 1, 2, 4])
+@pytest.mark.parametrize("method", ["mt_sd", "s4l"])
+def test_processes_ranks_and_restarts_change_nothing(tiny, workers, ranks, method):
+    """All that a batch holds, put together from every rank, whether the run began at step 0 or at 3."""
+    p = tiny(method=method, num_workers=workers, hflip=True, batch_size=6)
+    whole, data = batches_of(p)
+    truth = [whole[step] for step in range(6)]
+    parts = [
+        sampling.Batches(p, whole.method, data.split, data.store, data.targets, rank, ranks)
+        for rank in range(ranks)
+    ]
+    for first in (0, 3):
+        feeds = [sampling.loader(part, p, "cpu", sampler=range(first, 6)) for part in parts]
+        steps = 0
+        for step, shares in enumerate(zip(*feeds, strict=True), first):
+            for rank, share in enumerate(shares):
+                assert share.pop("step") == step
+                for name, value in share.items():
+                    half = truth[step][name]
+                    if len(half) == 6:  # labelled clips and unlabelled ones are shared out each
+                        half = torch.cat([half[:3][rank::ranks], half[3:][rank::ranks]])
+                    else:
+                        half = half[rank::ranks]
+                    assert torch.equal(value, half), name
+            steps += 1
+        assert steps == 6 - first
+
+
+def test_the_batch_of_a_step_is_the_same_on_every_machine(tiny):
+    """The draws of one step, written down: another order of random calls would be another data set."""
+    assert sampling.videos_of_step(7, 5, 0, 10, 4).tolist() == [3, 8, 6, 1]
+    assert sampling.draws_of_step(7, 5, 2).start.tolist() == pytest.approx(
+        [0.45355534309985657, 0.12282601899136136], rel=1e-12
+    )

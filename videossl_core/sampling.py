@@ -82,7 +82,7 @@ def crop(clip: Tensor, size: int, y: float, x: float, flip: bool = False) -> Ten
 
 
 class Batches(Dataset):
-    """Item i is the batch of step i, labelled clips first.
+    """Item i is the batch of step i, labelled clips first; of ``ranks`` processes each takes its share.
 
     clips (B, 3, T, H, W) uint8; labels (K,); hidden (U,), the true labels of the unlabelled clips, which
     only the log may see; teacher (B, M) where the method distils; other, a second crop of the same clips,
@@ -90,34 +90,46 @@ class Batches(Dataset):
     """
 
     def __init__(
-        self, p: "Params", method: Method, split: pd.DataFrame, store: FrameStore, targets: Targets | None
+        self,
+        p: "Params",
+        method: Method,
+        split: pd.DataFrame,
+        store: FrameStore,
+        targets: Targets | None,
+        rank: int = 0,
+        ranks: int = 1,
     ):
         self.p, self.method, self.store, self.targets = p, method, store, targets
-        self.labelled = split[split.role == "labelled"].reset_index(drop=True)
-        self.unlabelled = split[split.role == "unlabelled"].reset_index(drop=True)
+        rows = [split[split.role == role] for role in ("labelled", "unlabelled")]
+        self.n_labelled, self.n_unlabelled = map(len, rows)
         self.k = method.labelled_clips(p.batch_size)
         self.u = p.batch_size - self.k
-        if not len(self.labelled):
+        if not self.n_labelled:
             raise ValueError("no labelled video: raise label_pct")
-        if self.u and not len(self.unlabelled):
+        if self.u and not self.n_unlabelled:
             raise ValueError(
                 f"{p.method} needs unlabelled videos, and label_pct = {p.label_pct:g} leaves none"
             )
-        videos = pd.concat([self.labelled, self.unlabelled]).video
-        self.counts = store.table.frames.reindex(videos).astype(int).to_numpy()
+        both = pd.concat(rows)
+        self.videos, self.labels = both.video.to_numpy(), both.label.to_numpy()
+        self.counts = store.table.frames.reindex(both.video).astype(int).to_numpy()
+        # every ranks-th labelled clip and every ranks-th unlabelled one, out of the draws for the whole batch
+        halves = range(rank, self.k, ranks), range(self.k + rank, p.batch_size, ranks)
+        self.mine, self.mine_labelled = np.concatenate(halves).astype(int), len(halves[0])
 
     def __len__(self) -> int:
         return self.p.steps
 
     def __getitem__(self, step: int) -> dict:
-        p, n = self.p, len(self.labelled)
-        labelled = videos_of_step(p.seed, step, 0, n, self.k)
-        unlabelled = videos_of_step(p.seed, step, 1, len(self.unlabelled), self.u) if self.u else labelled[:0]
-        names = [*self.labelled.video.iloc[labelled], *self.unlabelled.video.iloc[unlabelled]]
-        counts = self.counts[np.concatenate([labelled, n + unlabelled])]
+        p = self.p
+        at = videos_of_step(p.seed, step, 0, self.n_labelled, self.k)
+        if self.u:
+            unlabelled = videos_of_step(p.seed, step, 1, self.n_unlabelled, self.u)
+            at = np.concatenate([at, self.n_labelled + unlabelled])
+        at = at[self.mine]
         draws = draws_of_step(p.seed, step, p.batch_size)
         clips, others, teacher = [], [], []
-        for i, (video, count) in enumerate(zip(names, counts, strict=True)):
+        for i, video, count in zip(self.mine, self.videos[at], self.counts[at], strict=True):
             start = int(draws.start[i] * max(1, count - p.clip_frames + 1))
             numbers = clip_frames(int(count), start, p.clip_frames)
             whole = read_clip(self.store, video, numbers)
@@ -129,18 +141,19 @@ class Batches(Dataset):
             if "teacher" in self.method.needs:
                 frame = int(numbers[int(draws.frame[i] * p.clip_frames)])
                 teacher.append(torch.from_numpy(self.targets.of(video, frame)))
+        labels = torch.from_numpy(self.labels[at])
         batch = {
             "step": step,
             "clips": torch.stack(clips),
-            "labels": torch.from_numpy(self.labelled.label.to_numpy()[labelled]),
-            "hidden": torch.from_numpy(self.unlabelled.label.to_numpy()[unlabelled]),
+            "labels": labels[: self.mine_labelled],
+            "hidden": labels[self.mine_labelled :],
         }
         if others:
             batch["other"] = torch.stack(others)
         if teacher:
             batch["teacher"] = torch.stack(teacher)
         if "rotations" in self.method.needs:
-            batch["turn"] = torch.from_numpy((draws.turn * 4).astype(np.int64))
+            batch["turn"] = torch.from_numpy((draws.turn[self.mine] * 4).astype(np.int64))
         return batch
 
 

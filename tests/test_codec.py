@@ -1,0 +1,286 @@
+"""Videos as people have them: turned, odd, grey, 10-bit, of varying rate, broken, with any name."""
+
+import os
+import struct
+from fractions import Fraction
+
+import av
+import helpers
+import numpy as np
+import pytest
+from test_frames import SETTINGS, audio_only
+
+from videossl_core import codec, datasets, params, prepare, sampling
+from videossl_core.codec import VideoError
+from videossl_core.frames import FrameStore
+
+
+def encode(path, pictures, codec_name="libx264", pix_fmt="yuv420p", times=None, options=None):
+    """Write (H, W, 3) uint8 pictures with PyAV directly, at the times given in milliseconds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec_name, rate=25)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt, stream.options = pix_fmt, options or {}
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for i, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = times[i], stream.codec_context.time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def corner(height=64, width=96, count=12) -> list[np.ndarray]:
+    """Dark pictures whose upper left quarter is bright."""
+    picture = np.full((height, width, 3), 20, np.uint8)
+    picture[: height // 2, : width // 2] = 230
+    return [picture] * count
+
+
+def stored(tmp_path, path) -> tuple[FrameStore, np.ndarray]:
+    store = FrameStore(tmp_path / "store", SETTINGS)
+    store.add([path.name], path.parent)
+    assert store.table.reason[path.name] == ""
+    numbers = np.arange(store.table.frames[path.name])
+    return store, sampling.read_clip(store, path.name, numbers).numpy()
+
+
+def bright(clip: np.ndarray) -> list[list[bool]]:
+    """Which quarters of the first frame are bright."""
+    picture = clip[:, 0].mean(0)
+    half = len(picture) // 2
+    parts = [[picture[y : y + half, x : x + half] for x in (0, half)] for y in (0, half)]
+    return [[bool(part.mean() > 128) for part in row] for row in parts]
+
+
+MATRICES = {  # the display matrix of MP4 by clockwise degrees, in 16.16 fixed point
+    0: (1, 0, 0, 1),
+    90: (0, 1, -1, 0),
+    180: (-1, 0, 0, -1),
+    270: (0, -1, 1, 0),
+}
+WHERE = {
+    0: [[True, False], [False, False]],
+    90: [[False, True], [False, False]],
+    180: [[False, False], [False, True]],
+    270: [[False, False], [True, False]],
+}
+
+
+@pytest.mark.parametrize("degrees", MATRICES)
+def test_rotation_marks_are_followed(tmp_path, degrees):
+    """A phone held upright writes a lying picture and a mark; a player turns it clockwise."""
+    path = encode(tmp_path / "v.mp4", corner())
+    data = bytearray(path.read_bytes())
+    a, b, c, d = (round(v * 65536) for v in MATRICES[degrees])
+    at = data.index(struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30), data.index(b"tkhd"))
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    store, clip = stored(tmp_path, path)
+    assert bright(clip) == WHERE[degrees]
+    row = store.table.loc["v.mp4"]
+    assert (row.height, row.width) == ((96, 64) if degrees % 180 else (64, 96))
+    for_teacher = store.images("v.mp4", np.array([0]), teacher=True)[0].numpy()
+    assert bright(for_teacher[:, None]) == WHERE[degrees]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec_name", "pix_fmt", "size"),
+    [
+        ("ten_bit.mkv", "libx264", "yuv420p10le", (64, 96)),
+        ("grey.mp4", "libx264", "gray", (64, 96)),
+        ("full_colour.mp4", "libx264", "yuv444p", (64, 96)),
+        ("odd.mkv", "ffv1", "bgr0", (63, 97)),
+        ("old.AVI", "mpeg4", "yuv420p", (64, 96)),
+        ("small.MP4", "libx264", "yuv420p", (16, 16)),
+        ("wide.webm", "libvpx-vp9", "yuv420p", (32, 320)),
+    ],
+)
+def test_pixel_formats_sizes_and_suffixes(tmp_path, name, codec_name, pix_fmt, size):
+    path = encode(tmp_path / name, corner(*size), codec_name, pix_fmt)
+    store, clip = stored(tmp_path, path)
+    assert clip.shape == (3, 12, 64, 64)
+    assert bright(clip) == WHERE[0]
+    assert (store.table.height[name], store.table.width[name]) == size
+    assert datasets._videos_below(tmp_path) == [name]
+
+
+def test_a_variable_frame_rate_gives_the_frames_in_order_and_their_mean_rate(tmp_path):
+    levels = np.linspace(0, 250, 20).astype(np.uint8)
+    times = [0, 10, 500, 520, 530, *range(600, 2100, 100)]
+    path = encode(tmp_path / "v.mkv", [np.full((64, 64, 3), v, np.uint8) for v in levels], times=times)
+    store, clip = stored(tmp_path, path)
+    assert abs(clip.mean((0, 2, 3)) - levels).max() < 6
+    assert store.table.fps["v.mkv"] == pytest.approx(19 / 2.0, rel=0.01)
+
+
+def cut(path, share):
+    os.truncate(path, int(path.stat().st_size * share))
+
+
+def make_broken(folder):
+    """One video for each reason to reject it."""
+    noise = np.random.default_rng(0).integers(0, 255, (60, 64, 96, 3), dtype=np.uint8)
+    encode(folder / "fine.mp4", noise[:20])
+    encode(folder / "cut.avi", noise, "mpeg4")
+    cut(folder / "cut.avi", 0.5)
+    encode(folder / "cut.mkv", noise)
+    cut(folder / "cut.mkv", 0.3)
+    encode(folder / "cut_end.mp4", noise)
+    cut(folder / "cut_end.mp4", 0.5)
+    encode(folder / "moov_first.mp4", noise, options={"movflags": "faststart"})
+    encode(folder / "one.mp4", noise[:1])
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "text.mp4").write_text("not a video at all")
+    (folder / "list.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{folder / 'fine.mp4'}\n")
+    (folder / "concat.avi").write_text(f"ffconcat version 1.0\nfile '{folder / 'fine.mp4'}'\n")
+    audio_only(folder / "sound.mp4")
+    encode(folder / "thin.mkv", [np.zeros((2, 600, 3), np.uint8)] * 20, "ffv1", "bgr0")
+    (folder / "folder.mp4").mkdir()
+    (folder / "loop.mp4").symlink_to(folder / "loop.mp4")
+    os.mkfifo(folder / "pipe.mp4")
+
+
+REASONS = {
+    "cut.avi": "truncated: ",
+    "cut.mkv": "truncated: ",
+    "cut_end.mp4": "unreadable",
+    "one.mp4": "shorter than a clip: 1 of 16 frames",
+    "empty.mp4": "unreadable",
+    "text.mp4": "unreadable",
+    "list.mp4": "unreadable",
+    "concat.avi": "unreadable",
+    "sound.mp4": "no video stream",
+    "thin.mkv": "implausible: 600 x 2 pixels",
+    "folder.mp4": "unreadable: not a regular file",
+    "loop.mp4": "unreadable: Too many levels of symbolic links",
+    "pipe.mp4": "unreadable: not a regular file",
+    "gone.mp4": "missing",
+}
+
+
+def test_every_rejected_video_is_listed_with_its_reason(tmp_path, recwarn):
+    root = tmp_path / "videos"
+    for name in ("a", "b"):
+        make_broken(root / name)
+    lists = tmp_path / "videos.csv"
+    names = ["fine.mp4", *REASONS]
+    rows = [f"{c}/{n},{c},{s}" for c in "ab" for n, s in zip(names, ["train"] * 15, strict=True)]
+    rows += ["a/moov_first.mp4,a,test", "b/moov_first.mp4,b,test"]
+    lists.write_text("video,label,split\n" + "\n".join(rows) + "\n")
+    given = {"dataset": "bad", "source": "csv", "root": root, "lists": lists, "outputs": tmp_path / "out"}
+    given |= {"method": "supervised", "frame_size": 32, "crop_size": 24}
+    with pytest.raises(
+        datasets.DatasetError, match=r"28 of 32 videos below .* are unusable: over max_reject_pct"
+    ):
+        prepare.prepare(params.load(**given))
+    data = prepare.prepare(params.load(**given, max_reject_pct=95))
+    reasons = data.rejected.set_index("video").reason
+    assert len(reasons) == 2 * len(REASONS)
+    for video, reason in reasons.items():
+        assert reason.startswith(REASONS[video[2:]]), (video, reason)
+    assert sorted(data.split.video) == ["a/fine.mp4", "a/moov_first.mp4", "b/fine.mp4", "b/moov_first.mp4"]
+    looped = prepare.prepare(params.load(**given, max_reject_pct=95, short_videos="loop"))
+    assert set(looped.split.video) - set(data.split.video) == {"a/one.mp4", "b/one.mp4"}
+    assert len(sampling.TestClips(params.load(**given), ["a/one.mp4"], data.store)[0][0][0]) == 16
+
+
+def test_a_size_beyond_reason_is_refused():
+    for width, height in ((8193, 100), (100, 8193), (3, 90), (4, 129)):
+        with pytest.raises(VideoError, match=f"implausible: {width} x {height} pixels"):
+            codec._check_size(width, height)
+    for width, height in ((8192, 4320), (4, 128), (320, 240)):
+        codec._check_size(width, height)
+
+
+def test_more_frames_than_any_clip_needs(tmp_path, monkeypatch):
+    encode(tmp_path / "v.mp4", corner(count=12))
+    monkeypatch.setattr(codec, "MAX_FRAMES", 10)
+    with pytest.raises(VideoError, match="implausible: more than 10 frames; cut it"):
+        list(codec.decode(tmp_path / "v.mp4"))
+
+
+NAMES = [
+    "with space",
+    "comma,semi;colon",
+    'quote\'s "two"',
+    "日本 é ñ",
+    "star*name",
+    "a%03d",
+    "x=1 & y|z",
+    "-dash",
+    "🎬",
+]
+
+
+def test_any_name_trains(tmp_path):
+    """Class folders and files with such names, indexed, decoded, drawn, listed, and read back from the run."""
+    root = tmp_path / "videos"
+    for name in NAMES:
+        for i in range(3):
+            helpers.small_videos(root, [f"{name}/{name} {i}.MP4"], 10)
+    given = {"dataset": "names", "source": "folder", "root": root, "outputs": tmp_path / "out"}
+    given |= {"method": "supervised", "frame_size": 32, "crop_size": 24, "clip_frames": 8, "label_pct": 50}
+    data = prepare.prepare(params.load(**given))
+    assert sorted(data.classes) == sorted(NAMES)
+    assert len(data.split) == 3 * len(NAMES)
+    assert data.rejected.empty
+    listed = tmp_path / "list.lst"
+    train = data.split[data.split.role != "test"]
+    listed.write_text("".join(f"any/where/{r.video}*{r.label}\n" for r in train[::2].itertuples()))
+    again = prepare.prepare(params.load(**given, label_draw="list", label_list=listed))
+    assert sorted(again.rows("labelled").video) == sorted(train[::2].video)
+    for video in data.split.video:
+        assert len(again.store.read(video, np.arange(10))) == 10
+
+
+def test_names_that_no_list_can_hold_are_refused_by_name(tmp_path):
+    root = tmp_path / "videos"
+    for name in ("a", "b"):
+        helpers.small_videos(root, [f"{name}/{i}.mp4" for i in range(3)])
+    given = {"dataset": "names", "source": "folder", "root": root, "outputs": tmp_path / "out"}
+    datasets.read_index(params.load(**given))
+    for bad in (b"a/new\nline.mp4", b"b/latin\xe9.mp4"):
+        path = os.path.join(os.fsencode(root), bad)
+        with open(path, "wb"):
+            pass
+        with pytest.raises(datasets.DatasetError, match=r"(new.nline|latin.udce9).*rename it"):
+            datasets.read_index(params.load(**given))
+        os.unlink(path)
+
+
+def test_folders_linked_in_a_circle_are_walked_once(tmp_path):
+    root = tmp_path / "videos"
+    elsewhere = tmp_path / "elsewhere"
+    helpers.small_videos(root, ["a/1.mp4", "a/2.mp4", "b/1.mp4", "b/2.mp4", "b/.hidden.mp4"])
+    helpers.small_videos(elsewhere, ["deep/3.mp4"])
+    (root / "a/round").symlink_to(root / "a")
+    (root / "a/up").symlink_to(root)
+    (root / "b/other").symlink_to(elsewhere)
+    (elsewhere / "deep/back").symlink_to(elsewhere)
+    given = {"dataset": "links", "source": "folder", "root": root, "outputs": tmp_path / "out"}
+    found = list(datasets.read_index(params.load(**given)).table.video)
+    assert "b/other/deep/3.mp4" in found
+    assert {"a/1.mp4", "a/2.mp4", "b/1.mp4", "b/2.mp4"} <= set(found)
+    assert len(found) < 12
+    assert not any(".hidden" in video for video in found)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["../../etc/passwd", "/etc/passwd", "a/../../x.mp4", "..\\..\\x.mp4", "C:\\x.mp4", ".", "//x/y.mp4"],
+)
+def test_entries_that_lead_out_of_the_root_are_refused(tmp_path, entry):
+    helpers.small_videos(tmp_path / "videos", ["a/1.mp4", "b/1.mp4"])
+    lists = tmp_path / "videos.csv"
+    given = {"dataset": "out", "source": "csv", "root": tmp_path / "videos", "lists": lists}
+    given["outputs"] = tmp_path / "out"
+    lists.write_text(f"video,label,split\na/1.mp4,a,train\n{tmp_path}/videos/b/1.mp4,b,test\n")
+    assert list(datasets.read_index(params.load(**given)).table.video) == ["a/1.mp4", "b/1.mp4"]
+    with open(lists, "a") as f:
+        f.write(f"{entry},a,train\n")
+    with pytest.raises(datasets.DatasetError, match="must lie below the root folder"):
+        datasets.read_index(params.load(**given))
