@@ -217,7 +217,7 @@ NAMES = [
 
 
 def test_any_name_trains(tmp_path):
-    """Class folders and files with such names, indexed, decoded, drawn, listed, and read back from the run."""
+    """Class folders and files with such names: indexed, decoded, drawn, listed, and read back."""
     root = tmp_path / "videos"
     for name in NAMES:
         for i in range(3):

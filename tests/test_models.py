@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from videossl_core.models import BACKBONES, Shortcut, VideoNet
+from videossl_core.models import BACKBONES, Shortcut, StemPool, VideoNet
 
 
 @pytest.mark.parametrize(
@@ -86,3 +86,19 @@ def test_dividing_the_input_by_a_variance_would_change_nothing(backbone):
     usual = network(clips)["classes"]
     scaled = network((clips - network.mean) / 58 + network.mean)["classes"]
     assert torch.allclose(usual, scaled, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 16, 12, 10), (1, 2, 1, 1, 1), (2, 3, 5, 7, 8)])
+def test_pooling_by_slices_is_max_pooling(shape):
+    pool = StemPool()
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    usual = pool(x)
+    g = torch.randn_like(usual)
+    torch.use_deterministic_algorithms(True)
+    try:
+        sliced = pool(x)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(usual, sliced)
+    gradients = [torch.autograd.grad(out, x, g)[0] for out in (usual, sliced)]
+    torch.testing.assert_close(*gradients)

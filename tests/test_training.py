@@ -74,6 +74,16 @@ def test_the_same_command_gives_the_same_bits(tiny):
     assert same(without_times(trained(tiny(overwrite=True))), without_times(first))
 
 
+def test_deterministic_runs_are_the_same_bits_and_nearly_the_default(tiny):
+    strict = tiny(deterministic=True)
+    first = trained(strict)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert same(without_times(trained(tiny(deterministic=True, overwrite=True))), without_times(first))
+    usual = trained(tiny(overwrite=True))
+    for name, weight in usual["model"].items():
+        assert torch.allclose(weight, first["model"][name], rtol=1e-3, atol=1e-5), name
+
+
 def test_a_finished_run_is_left_alone(tiny, monkeypatch):
     run = training.train(tiny())
     before = run.checkpoint.stat().st_mtime_ns

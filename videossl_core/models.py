@@ -1,5 +1,6 @@
 """Any 3D CNN with two heads: C classes p(x), and an embedding q(v) of the teacher's M classes (3, 4.1)."""
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -83,6 +84,23 @@ class Bottleneck(BasicBlock):
         )
 
 
+class StemPool(nn.MaxPool3d):
+    """Max-pool 3, stride 2, padding 1. Its CUDA backward adds in any order; where PyTorch is told to use
+    deterministic algorithms, the same maximum is taken of slices, one dimension after the other."""
+
+    def __init__(self):
+        super().__init__(3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.are_deterministic_algorithms_enabled():
+            return super().forward(x)
+        for dim in (2, 3, 4):
+            end = x.shape[dim] + (x.shape[dim] % 2)
+            x = F.pad(x, [0, 0] * (4 - dim) + [1, 1], value=-torch.inf).movedim(dim, 0)
+            x = functools.reduce(torch.maximum, (x[i : end - 1 + i : 2] for i in range(3))).movedim(0, dim)
+        return x
+
+
 class ResNet3D(nn.Sequential):
     """3D ResNet of Hara et al. [13] up to the pooled features: clips (N, 3, T, H, W) to (N, features).
 
@@ -96,7 +114,7 @@ class ResNet3D(nn.Sequential):
             nn.Conv3d(3, maps[0], 7, stride=(1, 2, 2), padding=3, bias=False),
             nn.BatchNorm3d(maps[0]),
             nn.ReLU(inplace=True),
-            nn.MaxPool3d(3, stride=2, padding=1),
+            StemPool(),
         ]
         inputs = maps[0]
         for stage, (planes, depth) in enumerate(zip(maps, depths, strict=True)):

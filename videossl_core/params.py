@@ -134,6 +134,7 @@ class Params(BaseModel):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="number format, see precision"
     )
+    deterministic: bool = Field(False, description="on a GPU: the same bits each time, or an error")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     num_workers: int | None = Field(
         None, ge=0, le=64, description="loader processes; None: 0 on CPU, 4 on GPU"

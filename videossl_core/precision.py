@@ -7,6 +7,7 @@ of every layer are compared with fp32 on the shapes of the run, and what fails i
 
 import copy
 import json
+import math
 import platform
 import warnings
 from dataclasses import asdict, dataclass
@@ -81,7 +82,11 @@ def choose(p: "Params", network: VideoNet, device: str) -> Precision:
         for layer in found.fp32_layers:
             network.get_submodule(layer)
     except (KeyError, TypeError, ValueError, AttributeError):  # not checked yet, or not our file
-        found = check(network, (2, 3, p.clip_frames, p.crop_size, p.crop_size), name, device)
+        size = p.clip_frames, p.crop_size, p.crop_size
+        clips = max(
+            2, min(p.batch_size, 2 * 16 * 112 * 112 // math.prod(size))
+        )  # as much as two of the paper's
+        found = check(network, (clips, 3, *size), name, device)
         known[key] = asdict(found)
         files.write_text(path, json.dumps(known, indent=1) + "\n")
     if found.fp32_layers:

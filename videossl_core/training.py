@@ -1,8 +1,10 @@
 """The loop: one forward pass over labelled and unlabelled clips, the method's losses, evaluation, resume."""
 
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -41,6 +43,22 @@ def averaged(network: nn.Module, decay: float) -> AveragedModel:
 
     ema = AveragedModel(network, multi_avg_fn=update)
     return ema.eval().requires_grad_(False)
+
+
+@contextmanager
+def reproducible(strictly: bool) -> Iterator[None]:
+    """Where asked for, PyTorch takes algorithms that give the same bits each time, or raises an error. A CPU
+    does so anyway."""
+    was = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if strictly:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was[0])
+        torch.backends.cudnn.benchmark = was[1]
 
 
 def learning_rate(step: int, p: "Params") -> float:
@@ -100,7 +118,7 @@ def train(
     run = runs.Run(p.run_dir)
     if runs.is_done(run, p):
         return run
-    with runs.alone(run):
+    with runs.alone(run), reproducible(p.deterministic):
         return _train(run, p, progress, on_log, on_eval)
 
 
