@@ -3,7 +3,9 @@
 import multiprocessing
 import os
 import signal
+import warnings
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -148,3 +150,10 @@ def train_with_small_files(given: dict, most: int) -> None:
     torch.set_num_threads(2)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     training.train(params.load(**given))
+
+
+@contextmanager
+def ignored_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -183,6 +183,10 @@ def test_every_rejected_video_is_listed_with_its_reason(tmp_path, recwarn):
     for video, reason in reasons.items():
         assert reason.startswith(REASONS[video[2:]]), (video, reason)
     assert sorted(data.split.video) == ["a/fine.mp4", "a/moov_first.mp4", "b/fine.mp4", "b/moov_first.mp4"]
+    nothing = tmp_path / "nothing.csv"
+    nothing.write_text("video,label,split\na/cut.avi,a,train\nb/fine.mp4,b,test\n")
+    with pytest.raises(datasets.DatasetError, match=r"no labelled video is usable, see .*rejected.csv"):
+        prepare.prepare(params.load(**given | {"lists": nothing, "dataset": "none"}, max_reject_pct=100))
     looped = prepare.prepare(params.load(**given, max_reject_pct=95, short_videos="loop"))
     assert set(looped.split.video) - set(data.split.video) == {"a/one.mp4", "b/one.mp4"}
     assert len(sampling.TestClips(params.load(**given), ["a/one.mp4"], data.store)[0][0][0]) == 16

@@ -41,6 +41,8 @@ def decode(path: Path) -> Iterator[av.VideoFrame]:
             if not container.streams.video:
                 raise VideoError("no video stream")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise VideoError("unreadable: unknown codec")
             # processes share the cores, and threads may hang in workers
             stream.codec_context.thread_count = 1
             _check_size(stream.codec_context.width, stream.codec_context.height)
@@ -53,7 +55,9 @@ def decode(path: Path) -> Iterator[av.VideoFrame]:
                 yield frame
             if count:
                 _check_whole(container, stream, count, (last or 0) - (first or 0))
-    except (av.FFmpegError, UnicodeError, OverflowError) as error:
+    except VideoError:
+        raise
+    except Exception as error:  # PyAV tells of broken files by more than its own errors
         what = f"truncated: breaks off after {count} frames" if count else "unreadable"
         raise VideoError(f"{what} ({getattr(error, 'strerror', None) or error})") from None
     if not count:
@@ -76,11 +80,18 @@ def _check_whole(container, stream, count: int, seconds: float) -> None:
 
 
 def pixels(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
-    """(height, width, 3) uint8 RGB at this size, turned upright as the file's rotation mark asks."""
+    """(height, width, 3) uint8 RGB at this size, turned upright as the file's rotation mark asks.
+
+    Raises:
+        VideoError: the frame's pixel format cannot be converted.
+    """
     turns = quarter_turns(frame)
     if turns % 2:
         width, height = height, width
-    frame = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
+    try:
+        frame = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
+    except (av.FFmpegError, ValueError) as error:
+        raise VideoError(f"unreadable: cannot be converted to RGB ({error})") from None
     return np.rot90(frame.to_ndarray(), turns)
 
 

@@ -10,7 +10,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import av
 import numpy as np
@@ -86,6 +86,18 @@ def store_video(source: Path, target: Path, settings: StoreSettings) -> dict:
     fps = round((len(times) - 1) / seconds, 3) if seconds > 0 else 25.0
     stored = int(offsets[-1])
     return {"frames": len(frames), "fps": fps, "height": height, "width": width, "stored_bytes": stored}
+
+
+def _read_header(f: BinaryIO, path: Path) -> tuple[int, np.ndarray]:
+    """Number of frames for the network, and where each image begins; trusts no byte of the file."""
+    size = os.fstat(f.fileno()).st_size
+    header = np.frombuffer(f.read(_HEADER.itemsize).ljust(_HEADER.itemsize), _HEADER)[0]
+    frames, count = int(header["frames"]), int(header["frames"]) + int(header["teacher_frames"])
+    if header["magic"] == _MAGIC and 0 <= frames <= count <= size // 8 - 4:
+        offsets = np.frombuffer(f.read(8 * (count + 1)), "<i8")
+        if offsets[0] == f.tell() and offsets[-1] == size and (np.diff(offsets) > 0).all():
+            return frames, offsets
+    raise ValueError(f"{path}: not a frame file, or damaged; delete it and run data_prep again")
 
 
 def _try_video(job: tuple[str, Path, Path, StoreSettings]) -> dict:
@@ -222,15 +234,11 @@ class FrameStore:
         """
         path = self.path(video)
         with open(path, "rb") as f:
-            header = np.frombuffer(f.read(_HEADER.itemsize), _HEADER)
-            if not len(header) or header["magic"][0] != _MAGIC:
-                raise ValueError(f"{path}: not a frame file; delete it and run data_prep again")
-            frames, count = int(header["frames"][0]), int(header["frames"][0] + header["teacher_frames"][0])
-            offsets = np.frombuffer(f.read(8 * (count + 1)), "<i8")
-            low, high = (frames, count) if teacher else (0, frames)
+            frames, offsets = _read_header(f, path)
+            low, high = (frames, len(offsets) - 1) if teacher else (0, frames)
             numbers = np.asarray(numbers) + low
             first, last = int(numbers.min()), int(numbers.max())
-            if first < low or last >= high or len(offsets) <= count:
+            if first < low or last >= high:
                 asked = f"{first - low} to {last - low}"
                 raise IndexError(f"{path}: frames {asked} were asked for, and it has {high - low}")
             f.seek(offsets[first])

@@ -1,7 +1,7 @@
 """From parameters to everything a run reads: index, decoded frames, label split, teacher targets."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -50,6 +50,15 @@ def device(p: "Params") -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def draw(p: "Params", index: datasets.Index, rejected: pd.Series) -> pd.DataFrame:
+    """The label split of the usable videos; labels are drawn among them, a list loses what is rejected."""
+    usable = replace(index, table=index.table[~index.table.video.isin(rejected)].reset_index(drop=True))
+    if p.label_draw != "list":
+        return splits.make_split(p, usable)
+    split = splits.make_split(p, index)
+    return split[~split.video.isin(rejected)].reset_index(drop=True)
+
+
 def prepare(
     p: "Params", with_teacher: bool | None = None, split: pd.DataFrame | None = None, progress=quiet
 ) -> Data:
@@ -66,7 +75,8 @@ def prepare(
     index = datasets.read_index(p, progress)
     store = FrameStore(p.data_dir, StoreSettings(p.frame_size, p.jpeg_quality, p.teacher_stride))
     videos = list(index.table.video)
-    if split is None:
+    drawn = split is None
+    if drawn:
         split = splits.make_split(p, index)  # before the hours of decoding: a wrong list is an error now
     elif absent := sorted(set(split.video) - set(videos)):
         raise splits.SplitError(
@@ -91,7 +101,10 @@ def prepare(
             f"{len(rejected)} of {len(videos)} videos are left out, see {p.data_dir / 'rejected.csv'}",
             stacklevel=2,
         )
-        split = split[~split.video.isin(rejected.video)].reset_index(drop=True)
+        split = draw(p, index, rejected.video) if drawn else split[~split.video.isin(rejected.video)]
+    for role in ("labelled", "test"):
+        if not (split.role == role).any():
+            raise datasets.DatasetError(f"no {role} video is usable, see {p.data_dir / 'rejected.csv'}")
     splits.warn_without_label(split, index.classes)
     if with_teacher is None:
         with_teacher = "teacher" in methods.METHODS[p.method].needs

@@ -6,11 +6,9 @@ metrics.csv, log.csv, predictions_test.csv, per_class.csv and checkpoint.pt.
 
 import json
 import os
-import pickle
 import platform
 import subprocess
 import warnings
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -68,7 +66,7 @@ class Run:
             return None
         try:
             return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        except Exception as error:  # torch raises a different type for every kind of damage
             raise RunError(
                 f"{self.checkpoint}: not a readable checkpoint ({error}); delete it or use resume = never"
             ) from error
@@ -146,13 +144,12 @@ def _differs(run: Run, p: "Params") -> str:
     return ", ".join(f"{k} was {was!r} and is now {now!r}" for k, (was, now) in different.items())
 
 
-def check_split(run: Run, saved: pd.DataFrame, drawn: pd.DataFrame, rejected: set[str]) -> None:
+def check_split(run: Run, saved: pd.DataFrame, drawn: pd.DataFrame) -> None:
     """Refuse to go on when the split of the data as they are now is not the run's.
 
     Raises:
         RunError: names the first video that differs.
     """
-    drawn = drawn[~drawn.video.isin(rejected)]
     if what := splits.difference(saved, drawn):
         raise RunError(
             f"{run.folder} was begun with another split than the data and parameters now give: {what}. "
@@ -160,12 +157,14 @@ def check_split(run: Run, saved: pd.DataFrame, drawn: pd.DataFrame, rejected: se
         )
 
 
-def check_facts(run: Run, checkpoint: dict, facts: dict) -> None:
+def check_facts(run: Run, checkpoint: dict, facts: dict, needed: list[str]) -> None:
     """Refuse a checkpoint of other videos, classes or another teacher; say so if the number format changed.
 
     Raises:
-        RunError: names what differs.
+        RunError: names what differs, or what the checkpoint of another version of this code lacks.
     """
+    if missing := [name for name in needed if name not in checkpoint]:
+        raise RunError(f"{run.checkpoint} has no {', '.join(missing)}; start anew with resume = never")
     for name, now in facts.items():
         was = checkpoint.get(name)
         if was == now:

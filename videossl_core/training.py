@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from videossl_core import evaluation, files, methods, models, monitor, precision, runs, splits
+from videossl_core import evaluation, files, methods, models, monitor, precision, runs
 from videossl_core.monitor import Window
 from videossl_core.pool import quiet
-from videossl_core.prepare import Data, device, prepare
+from videossl_core.prepare import Data, device, draw, prepare
 from videossl_core.sampling import Batches, loader
 from videossl_core.teacher import IMAGENET_CLASSES
 
@@ -126,7 +126,7 @@ def _train(run: runs.Run, p: "Params", progress, on_log, on_eval) -> runs.Run:
     saved_split = runs.begin(run, p)
     data = prepare(p, split=saved_split, progress=progress)
     if saved_split is not None:
-        runs.check_split(run, saved_split, splits.make_split(p, data.index), set(data.rejected.video))
+        runs.check_split(run, saved_split, draw(p, data.index, data.rejected.video))
     where = device(p)
     method = methods.METHODS[p.method]
     network = build_network(p, len(data.classes)).to(where)
@@ -144,7 +144,7 @@ def _train(run: runs.Run, p: "Params", progress, on_log, on_eval) -> runs.Run:
     if checkpoint is None:
         runs.describe(run, p, data, where, str(chosen))
     else:
-        runs.check_facts(run, checkpoint, facts | {"precision": asdict(chosen)})
+        runs.check_facts(run, checkpoint, facts | {"precision": asdict(chosen)}, [*state, *parts_of_state])
         for name, part in parts_of_state.items():
             if part is not None:
                 part.load_state_dict(checkpoint[name])
