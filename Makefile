@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SEED ?= 0
 
-.PHONY: help setup demo test lint tidy clean
+.PHONY: help setup demo test proofs fuzz lint tidy clean
 .DEFAULT_GOAL := help
 
 help:           ## list the targets
@@ -23,6 +23,12 @@ demo: .venv/ready  ## train, evaluate and explain VideoSSL on rendered videos (S
 test: .venv/ready  ## all tests, each notebook executed
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
+
+proofs: .venv/ready  ## what the README's reliability table claims, each fault 25 times
+	$(BIN)/python -m pytest tests/test_faults.py --times 25
+
+fuzz: .venv/ready  ## thousands of broken videos, lists, parameter files and caches
+	$(BIN)/python tests/fuzz.py
 
 lint: .venv/ready  ## style of code and notebooks
 	$(BIN)/ruff check .

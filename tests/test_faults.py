@@ -129,6 +129,26 @@ def test_decoding_that_is_killed_and_started_again_ends_in_the_same_store(tmp_pa
     )
 
 
+def test_preparation_that_is_killed_ends_in_the_same_targets(tiny, tmp_path, times, fault):
+    """Rendering, decoding, and asking the teacher; the table differs, as the videos' times do."""
+    truth = {k: v for k, v in helpers.tree(tiny().data_dir).items() if not k.endswith("store.csv")}
+    assert sum(name.endswith(".npy") for name in truth) == 28
+    rng = random.Random(9)
+    trials, reached = max(2, times // 2), set()
+    for trial in range(trials):
+        given = TINY | {"outputs": tmp_path / str(trial)}
+        process = helpers.start(helpers.prepare_all, given, tmp_path / "log")
+        time.sleep(rng.uniform(0.5, 5))
+        process.kill()
+        process.join()
+        data = tmp_path / str(trial) / "tiny/data"
+        reached.add((data / "videos/demo.txt").exists() + any(data.rglob("*.npy")))
+        helpers.finish(helpers.prepare_all, given, tmp_path / "log")
+        assert {k: v for k, v in helpers.tree(data).items() if not k.endswith("store.csv")} == truth
+    assert reached
+    fault("kill -9 while videos are rendered, decoded, or shown to the teacher", trials, "nothing")
+
+
 def test_a_video_that_crashes_or_hangs_the_decoder_costs_itself_only(tmp_path, monkeypatch, fault):
     names = [f"{what}{i}.mp4" for i in range(3) for what in ("fine", "segfault", "exit", "hang")]
     helpers.small_videos(tmp_path / "videos", names)

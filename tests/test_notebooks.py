@@ -5,14 +5,16 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import papermill
+import psutil
 import pytest
 import yaml
-from conftest import TINY
+from helpers import TINY
 from papermill.exceptions import PapermillExecutionError
 
 from videossl_core import runs
@@ -111,6 +113,36 @@ def test_a_finished_run_says_so_and_does_nothing(project):
     again = shown(execute(project, "train", **given))
     assert "was finished before" in again
     assert checkpoint.stat().st_mtime_ns == before
+
+
+def test_an_executed_notebook_that_was_killed_can_be_run_again(project, tmp_path, fault):
+    given = {"dataset": "tiny", "label_pct": 50, "method": "sd", "seed": 9, "steps": 160, "eval_every": 40}
+    words = [word for name, value in given.items() for word in ("-p", name, str(value))]
+    command = [PAPERMILL, "notebooks/train.ipynb", "outputs/cut.ipynb", *words, "--no-progress-bar"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    run = runs.Run(project / "outputs/tiny/sd/50/seed9")
+    while not run.checkpoint.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    for child in [*psutil.Process(process.pid).children(recursive=True), process]:  # the kernel, papermill
+        child.kill()
+    process.wait()
+    assert not run.finished
+    again = "papermill outputs/cut.ipynb outputs/cut.ipynb"  # the executed notebook, nothing else said
+    done = shell(project, again)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert run.read_provenance()["resumed"][0]["step"] >= 40
+    whole = project / "outputs" / "whole"
+    (whole / "tiny").mkdir(parents=True)
+    (whole / "tiny/data").symlink_to(project / "outputs/tiny/data")
+    execute(project, "train", **given, outputs=str(whole))
+    for name in ("metrics.csv", "predictions_test.csv", "split.csv"):
+        assert (run.folder / name).read_bytes() == (whole / "tiny/sd/50/seed9" / name).read_bytes()
+    before = run.checkpoint.stat().st_mtime_ns
+    assert shell(project, again).returncode == 0
+    assert "was finished before" in shown(nbformat.read(project / "outputs/cut.ipynb", 4))
+    assert run.checkpoint.stat().st_mtime_ns == before
+    fault("kill -9 of papermill and its kernel, then the executed notebook run again", 1, "nothing")
 
 
 @pytest.mark.parametrize(

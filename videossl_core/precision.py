@@ -66,7 +66,7 @@ def _leave_fp32(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None
 def choose(p: "Params", network: VideoNet, device: str) -> Precision:
     """The format of ``precision``; ``auto`` is the fastest that passes the check here, else fp32.
 
-    The check takes a second or two and is done once per machine, network and clip size; what it found is
+    The check takes a few seconds and is done once per machine, network and clip size; what it found is
     kept in ``outputs/precision.json``.
     """
     name = _fastest(device) if p.precision == "auto" else p.precision

@@ -59,17 +59,15 @@ def _duration(seconds: float) -> str:
 
 
 class LiveCurves:
-    """Training curves that are redrawn after each evaluation; pass its methods to ``training.train``."""
+    """Training curves that are redrawn after each evaluation; pass its ``on_eval`` to ``training.train``."""
 
     def __init__(self):
-        self.log: list[dict] = []
+        self.drawn = False
         self.handle = display(HTML("<i>The curves appear after the first evaluation.</i>"), display_id=True)
 
-    def on_log(self, row: dict) -> None:
-        self.log.append(row)
-
-    def on_eval(self, metrics: pd.DataFrame) -> None:
-        figure = figures.training_curves(pd.DataFrame(self.log), metrics)
+    def on_eval(self, log: pd.DataFrame, metrics: pd.DataFrame) -> None:
+        self.drawn = True
+        figure = figures.training_curves(log, metrics)
         if self.handle:
             self.handle.update(figure)
         plt.close(figure)

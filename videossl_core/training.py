@@ -102,14 +102,14 @@ def train(
     p: "Params",
     progress=quiet,
     on_log: Callable[[dict], None] | None = None,
-    on_eval: Callable[[pd.DataFrame], None] | None = None,
+    on_eval: Callable[[pd.DataFrame, pd.DataFrame], None] | None = None,
 ) -> runs.Run:
     """Train one method on one label split and evaluate it; goes on where an earlier start stopped.
 
     Args:
         progress: wraps the long loops, see ``pool.quiet``.
         on_log: called with each row of log.csv (losses, learning rate, pseudo-labels, clips/s).
-        on_eval: called with metrics.csv so far after each evaluation.
+        on_eval: called with log.csv and metrics.csv so far after each evaluation.
 
     Raises:
         runs.RunError: the folder holds another run, or its split or classes are not those of the data.
@@ -175,7 +175,7 @@ def _train(run: runs.Run, p: "Params", progress, on_log, on_eval) -> runs.Run:
         clock = _tick(state, clock)
         save()
         if on_eval:
-            on_eval(pd.DataFrame(state["metrics"]))
+            on_eval(pd.DataFrame(state["log"]), pd.DataFrame(state["metrics"]))
 
     evaluate_if_due()
     steps = range(state["step"], p.steps)
