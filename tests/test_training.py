@@ -214,14 +214,14 @@ def test_mean_teachers_consistency_has_a_gradient(tiny):
 
     def gradient() -> float:
         network.zero_grad()
-        out = training.forward(network, ema, batch, method, p)
+        out = methods.forward(network, ema, batch, method, p)
         losses.consistency_loss(out["classes"], out["ema_classes"]).sum().backward()
         assert all(w.grad is None for w in ema.parameters())
         return sum(w.grad.abs().sum().item() for w in network.parameters() if w.grad is not None)
 
     ema.update_parameters(network)
     assert gradient() == 0
-    out = training.forward(network, ema, batch, method, p)
+    out = methods.forward(network, ema, batch, method, p)
     losses.supervised_loss(out["classes"][:2], batch["labels"]).sum().backward()
     optimizer.step()
     ema.update_parameters(network)
@@ -260,7 +260,7 @@ def test_rotations_are_what_the_head_is_told(tiny, rotate_on, clips, rotations):
                 logits[i, turn] = float(any(torch.equal(upright, c) for c in batch["clips"]))
         return {"classes": torch.zeros(len(x), 14), "rotation": logits}
 
-    out = training.forward(network, None, batch, method, p)
+    out = methods.forward(network, None, batch, method, p)
     assert out["rotation"].shape == (4 if rotations == "all" else 1, clips, 4)
     assert torch.equal(out["rotation"].argmax(-1), out["quarter_turns"])
     assert len(out["classes"]) == 4

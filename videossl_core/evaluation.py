@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from videossl_core.distributed import Ranks
 from videossl_core.frames import FrameStore
 from videossl_core.pool import quiet
 from videossl_core.sampling import TestClips, loader
@@ -52,6 +53,7 @@ def predict(
     store: FrameStore,
     device: str,
     progress=quiet,
+    ranks: Ranks | None = None,
 ) -> Predictions:
     """Look at every clip of these videos.
 
@@ -61,10 +63,13 @@ def predict(
     Args:
         network: maps clips to {"classes": (N, C) logits}; its training mode is restored afterwards.
         rows: videos with the columns video, class_name, label.
+        ranks: the processes that share the work; each looks at its own videos and gets all answers.
     """
-    clips = TestClips(p, list(rows.video), store)
-    clip_probs = np.zeros((len(rows), len(classes)))
-    video_probs = np.zeros((len(rows), len(classes)))
+    ranks = ranks or Ranks()
+    mine = list(rows.video)[ranks.rank :: ranks.count]
+    clips = TestClips(p, mine, store)
+    clip_probs = np.zeros((len(mine), len(classes)))
+    video_probs = np.zeros((len(mine), len(classes)))
     batches = loader(clips, p, device, batch_size=p.batch_size)
     training = network.training
     network.eval()
@@ -82,6 +87,7 @@ def predict(
     finally:
         network.train(training)
     video_probs /= video_probs.sum(1, keepdims=True)
+    clip_probs, video_probs = _together(ranks.gather((clip_probs, video_probs)), len(rows))
     table = rows[["video", "class_name", "label"]].reset_index(drop=True)
     for kind, probs in (("clip", clip_probs), ("video", video_probs)):
         best = probs.argmax(1)
@@ -89,6 +95,17 @@ def predict(
         table[f"{kind}_confidence"] = probs.max(1)
         table[f"{kind}_right"] = best == table.label.to_numpy()
     return Predictions(table, clip_probs, video_probs)
+
+
+def _together(shares: list[tuple[np.ndarray, np.ndarray]], n: int) -> list[np.ndarray]:
+    """Put the rows of every process back into their places."""
+    whole = []
+    for parts in zip(*shares, strict=True):
+        out = np.empty((n, parts[0].shape[1]))
+        for rank, part in enumerate(parts):
+            out[rank :: len(parts)] = part
+        whole.append(out)
+    return whole
 
 
 def at_most(rows: pd.DataFrame, n: int) -> pd.DataFrame:

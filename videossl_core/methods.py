@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from videossl_core import losses
 
@@ -124,6 +125,36 @@ METHODS: dict[str, Method] = {
     "s4l": Method("S4L", ("supervised", "rotation")),
     "videossl": Method("VideoSSL", ("supervised", "pseudo", "distil")),
 }
+
+
+def forward(network: nn.Module, ema: nn.Module | None, batch: dict, method: Method, p: "Params") -> Outputs:
+    """One pass over all clips of the batch, and whatever else the method's losses ask for."""
+    clips, k = batch["clips"], len(batch["labels"])
+    out: Outputs = {"labels": batch["labels"]}
+    if "rotations" not in method.needs:
+        out |= network(clips)
+    else:
+        rotated = clips if p.s4l_rotate_on == "both" else clips[k:]
+        if p.s4l_rotations == "all":  # the upright clips are the first of four copies
+            turned = [torch.rot90(rotated, turn, (3, 4)) for turn in (1, 2, 3)]
+            turns = torch.arange(4, device=clips.device)[:, None].expand(4, len(rotated))
+        else:
+            own = batch["turn"][-len(rotated) :]
+            turned = [
+                torch.stack([torch.rot90(c, int(t), (2, 3)) for c, t in zip(rotated, own, strict=True)])
+            ]
+            turns = own[None]
+        both = network(torch.cat([clips, *turned]))
+        first = len(clips) - len(rotated) if p.s4l_rotations == "all" else len(clips)
+        out["classes"] = both["classes"][: len(clips)]
+        out["rotation"] = both["rotation"][first:].unflatten(0, turns.shape)
+        out["quarter_turns"] = turns
+    if "teacher" in batch:
+        out["teacher"] = batch["teacher"]
+    if ema is not None:
+        with torch.no_grad():
+            out["ema_classes"] = ema(batch.get("other", clips))["classes"]
+    return out
 
 
 def total_loss(method: Method, out: Outputs, step: int, p: "Params") -> tuple[Tensor, dict[str, Any]]:

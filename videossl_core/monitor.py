@@ -18,23 +18,11 @@ class Window:
     def __init__(self, state: dict | None = None):
         self.state = state or {"steps": 0, "clips": 0, "seconds": 0.0, "sums": {}}
 
-    @torch.no_grad()
-    def add(
-        self, loss: float, parts: dict, out: methods.Outputs, batch: dict, seconds: float, p: "Params"
-    ) -> None:
-        values = {"loss": loss} | {f"loss_{name}": value.item() for name, value in parts.items()}
-        unlabelled = out["classes"][len(out["labels"]) :]
-        if len(unlabelled):
-            sure = losses.confident(unlabelled, p.delta)
-            right = unlabelled.argmax(-1) == batch["hidden"]
-            values |= {
-                "confident": sure.float().mean().item(),
-                "confident_right": (sure & right).float().mean().item(),
-            }
+    def add(self, values: dict[str, float], clips: int, seconds: float) -> None:
         sums = self.state["sums"]
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value
-        for name, value in (("steps", 1), ("clips", len(batch["clips"])), ("seconds", seconds)):
+        for name, value in (("steps", 1), ("clips", clips), ("seconds", seconds)):
             self.state[name] += value
 
     def close(self) -> dict[str, float]:
@@ -50,15 +38,29 @@ class Window:
         return row
 
 
-def check_step(step: int, loss: float, parts: dict[str, Tensor], network: nn.Module) -> None:
+@torch.no_grad()
+def values(
+    loss: Tensor, parts: dict[str, Tensor], out: methods.Outputs, batch: dict, p: "Params"
+) -> dict[str, float]:
+    """What the log says of one step; fetched from the device all at once."""
+    found = {"loss": loss.detach()} | {f"loss_{name}": value for name, value in parts.items()}
+    unlabelled = out["classes"][len(out["labels"]) :]
+    if len(unlabelled):
+        sure = losses.confident(unlabelled, p.delta)
+        right = unlabelled.argmax(-1) == batch["hidden"]
+        found |= {"confident": sure.float().mean(), "confident_right": (sure & right).float().mean()}
+    return dict(zip(found, torch.stack([v.float() for v in found.values()]).tolist(), strict=True))
+
+
+def check_step(step: int, said: dict[str, float], network: nn.Module) -> None:
     """Before the weights are changed: are the loss and all gradients numbers?
 
     Raises:
         FloatingPointError: names the step, and the loss part or the parameters.
     """
-    if not math.isfinite(loss):
-        values = ", ".join(f"{name} = {value.item():g}" for name, value in parts.items())
-        raise FloatingPointError(f"step {step}: the loss is not finite ({values})")
+    if not math.isfinite(said["loss"]):
+        parts = [f"{n.removeprefix('loss_')} = {v:g}" for n, v in said.items() if n.startswith("loss_")]
+        raise FloatingPointError(f"step {step}: the loss is not finite ({', '.join(parts)})")
     grads = {n: w.grad for n, w in network.named_parameters() if w.grad is not None}
     if bad := _not_finite(grads):
         raise FloatingPointError(f"step {step}: the gradient of {bad} is not finite")

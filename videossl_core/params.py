@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 working directory (papermill starts it in the caller's folder, JupyterLab in the notebook's)."""
 
 # Parameters that say how a run is carried out, not what it computes: a resumed run may change them.
-BOOKKEEPING = {"resume", "overwrite", "device", "num_workers", "prep_workers", "outputs"}
+BOOKKEEPING = {"resume", "overwrite", "device", "num_workers", "prep_workers", "outputs", "num_processes"}
 BOOKKEEPING |= {"max_reject_pct", "video_timeout", "checkpoint_minutes"}
 
 
@@ -136,6 +136,8 @@ class Params(BaseModel):
     )
     deterministic: bool = Field(False, description="on a GPU: the same bits each time, or an error")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    num_processes: int = Field(1, ge=1, le=1024, description="training processes on this machine, one a GPU")
+    sync_batch_norm: bool = Field(True, description="batch norm over the clips of all processes")
     num_workers: int | None = Field(
         None, ge=0, le=64, description="loader processes; None: 0 on CPU, 4 on GPU"
     )

@@ -1,5 +1,6 @@
 """From parameters to everything a run reads: index, decoded frames, label split, teacher targets."""
 
+import os
 import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -44,8 +45,12 @@ class Data:
 
 
 def device(p: "Params") -> str:
-    """``auto``: the GPU where there is one."""
-    if p.device != "auto":
+    """``auto``: the GPU where there is one; each of several processes has its own."""
+    if p.device not in ("auto", "cuda"):
+        return p.device
+    if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        return f"cuda:{os.environ['LOCAL_RANK']}"
+    if p.device == "cuda":
         return p.device
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 

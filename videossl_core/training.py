@@ -4,19 +4,20 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import record
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from videossl_core import evaluation, files, methods, models, monitor, precision, runs
+from videossl_core import distributed, evaluation, files, methods, models, monitor, precision, runs
 from videossl_core.monitor import Window
 from videossl_core.pool import quiet
-from videossl_core.prepare import Data, device, draw, prepare
+from videossl_core.prepare import device, draw, prepare
 from videossl_core.sampling import Batches, loader
 from videossl_core.teacher import IMAGENET_CLASSES
 
@@ -66,38 +67,6 @@ def learning_rate(step: int, p: "Params") -> float:
     return p.lr * 0.1 ** (step // p.lr_drop_every)
 
 
-def forward(
-    network: nn.Module, ema: nn.Module | None, batch: dict, method: methods.Method, p: "Params"
-) -> methods.Outputs:
-    """One pass over all clips of the batch, and whatever else the method's losses ask for."""
-    clips, k = batch["clips"], len(batch["labels"])
-    out: methods.Outputs = {"labels": batch["labels"]}
-    if "rotations" not in method.needs:
-        out |= network(clips)
-    else:
-        rotated = clips if p.s4l_rotate_on == "both" else clips[k:]
-        if p.s4l_rotations == "all":  # the upright clips are the first of four copies
-            turned = [torch.rot90(rotated, turn, (3, 4)) for turn in (1, 2, 3)]
-            turns = torch.arange(4, device=clips.device)[:, None].expand(4, len(rotated))
-        else:
-            own = batch["turn"][-len(rotated) :]
-            turned = [
-                torch.stack([torch.rot90(c, int(t), (2, 3)) for c, t in zip(rotated, own, strict=True)])
-            ]
-            turns = own[None]
-        both = network(torch.cat([clips, *turned]))
-        first = len(clips) - len(rotated) if p.s4l_rotations == "all" else len(clips)
-        out["classes"] = both["classes"][: len(clips)]
-        out["rotation"] = both["rotation"][first:].unflatten(0, turns.shape)
-        out["quarter_turns"] = turns
-    if "teacher" in batch:
-        out["teacher"] = batch["teacher"]
-    if ema is not None:
-        with torch.no_grad():
-            out["ema_classes"] = ema(batch.get("other", clips))["classes"]
-    return out
-
-
 def train(
     p: "Params",
     progress=quiet,
@@ -118,123 +87,181 @@ def train(
     run = runs.Run(p.run_dir)
     if runs.is_done(run, p):
         return run
-    with runs.alone(run), reproducible(p.deterministic):
-        return _train(run, p, progress, on_log, on_eval)
-
-
-def _train(run: runs.Run, p: "Params", progress, on_log, on_eval) -> runs.Run:
-    saved_split = runs.begin(run, p)
-    data = prepare(p, split=saved_split, progress=progress)
-    if saved_split is not None:
-        runs.check_split(run, saved_split, draw(p, data.index, data.rejected.video))
+    if p.num_processes > 1 and not distributed.inside():
+        _launch(run, p, on_eval)
+        return run
     where = device(p)
-    method = methods.METHODS[p.method]
-    network = build_network(p, len(data.classes)).to(where)
-    chosen = precision.choose(p, network, where)
-    chosen.apply(network)
-    ema = averaged(network, p.ema_decay) if "ema" in method.needs else None
-    optimizer = torch.optim.SGD(
-        network.parameters(), p.lr, p.momentum, dampening=p.dampening, weight_decay=p.weight_decay
-    )
-    scaler = torch.amp.GradScaler(where.split(":")[0], enabled=chosen.dtype == "fp16")
-    parts_of_state = {"model": network, "ema": ema, "optimizer": optimizer, "scaler": scaler}
-    facts = data.facts() | {"method": p.method}
-    state = {"step": 0, "seconds": 0.0, "metrics": [], "log": [], "window": None}
-    checkpoint = run.read_checkpoint() if saved_split is not None else None
-    if checkpoint is None:
-        runs.describe(run, p, data, where, str(chosen))
-    else:
-        runs.check_facts(run, checkpoint, facts | {"precision": asdict(chosen)}, [*state, *parts_of_state])
-        for name, part in parts_of_state.items():
-            if part is not None:
-                part.load_state_dict(checkpoint[name])
-        state = {k: checkpoint[k] for k in state}
-        run.write_tables(state)
-        runs.note_resume(run, state["step"], where)
-    judge = network if ema is None or p.eval_model == "student" else ema
-    window, clock = Window(state["window"]), time.perf_counter()
-    saved = clock
-
-    def save() -> None:
-        nonlocal saved
-        monitor.check_weights(state["step"], network)
-        state["window"] = window.state
-        weights = {name: part.state_dict() if part else None for name, part in parts_of_state.items()}
-        run.write_checkpoint(state | facts | weights | {"precision": asdict(chosen)})
-        saved = time.perf_counter()
-
-    def evaluate_if_due() -> None:
-        """The checkpoint before it spares a run that is killed while it evaluates the way up to here."""
-        nonlocal clock
-        step = state["step"]
-        reached = step and (step % p.eval_every == 0 or step == p.steps)
-        if not reached or any(row["step"] == step for row in state["metrics"]):
-            return
-        save()
-        _evaluate(judge, p, data, where, state, run, step == p.steps)
-        clock = _tick(state, clock)
-        save()
-        if on_eval:
-            on_eval(pd.DataFrame(state["log"]), pd.DataFrame(state["metrics"]))
-
-    evaluate_if_due()
-    steps = range(state["step"], p.steps)
-    feed = loader(Batches(p, method, data.split, data.store, data.targets), p, where, sampler=steps)
-    for batch in progress(feed, len(steps), f"training {method.title}"):
-        step = batch.pop("step")
-        batch = {name: value.to(where, non_blocking=True) for name, value in batch.items()}
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, p)
-        out = forward(network, ema, batch, method, p)
-        loss, parts = methods.total_loss(method, out, step, p)
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        if not scaler.is_enabled() or scaler.get_scale() <= 1 or not math.isfinite(loss.item()):
-            monitor.check_step(step, loss.item(), parts, network)  # fp16 skips a step that overflows
-        scaler.step(optimizer)
-        scaler.update()
-        if ema is not None:
-            ema.update_parameters(network)
-        before, clock = clock, _tick(state, clock)
-        window.add(loss.item(), parts, out, batch, clock - before, p)
-        state["step"] = done = step + 1
-        if done % p.log_every == 0 or done == p.steps:
-            row = {"step": done, "lr": learning_rate(step, p), "seconds": round(state["seconds"], 3)}
-            state["log"].append(row | window.close())
-            if on_log:
-                on_log(state["log"][-1])
-        evaluate_if_due()
-        if clock - saved >= 60 * p.checkpoint_minutes:
-            save()
-    runs.finish(run, train_seconds=round(state["seconds"], 1), rejected=len(data.rejected))
+    with ExitStack() as stack:
+        ranks = stack.enter_context(distributed.joined(where))
+        stack.enter_context(reproducible(p.deterministic))
+        if ranks.first:
+            stack.enter_context(runs.alone(run))
+        _Training(run, p, where, ranks, progress).go(on_log, on_eval)
     return run
 
 
-def _tick(state: dict, since: float) -> float:
-    """Add the time since then to the run's; what an interrupted start spent after its checkpoint is lost."""
-    now = time.perf_counter()
-    state["seconds"] += now - since
-    return now
+def _launch(run: runs.Run, p: "Params", on_eval) -> None:
+    """Train in ``num_processes`` processes, and show here what they have written so far."""
+    shown = 0
+
+    def meanwhile() -> None:
+        nonlocal shown
+        metrics = pd.read_csv(run.metrics) if run.metrics.exists() else ()
+        if on_eval and len(metrics) != shown:
+            shown = len(metrics)
+            if shown:
+                on_eval(pd.read_csv(run.log), metrics)
+
+    distributed.launch(_in_one_process, p, meanwhile)
+    meanwhile()
 
 
-def _evaluate(
-    judge: nn.Module, p: "Params", data: Data, where: str, state: dict, run: runs.Run, last: bool
-) -> None:
-    """Figure 4: accuracy on the test split and on the unlabelled training videos, whose labels the loss
-    never sees. All test videos at the end, evenly spread ``eval_videos`` of them on the way."""
-    for subset in ("test", "unlabelled"):
-        rows = data.rows(subset)
-        if not (last and subset == "test"):
-            rows = evaluation.at_most(rows, p.eval_videos)
-        if rows.empty:
-            continue
-        said = evaluation.predict(judge, p, rows, data.classes, data.store, where)
-        state["metrics"].append(
-            {"step": state["step"], "subset": subset} | said.top1() | {"videos": len(rows)}
+@record  # its error reaches the process that started it
+def _in_one_process(values: dict) -> None:
+    if values["device"] in ("auto", "cpu") and not torch.cuda.is_available():
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // values["num_processes"]))
+    from videossl_core.params import Params
+
+    train(Params(**values))
+
+
+class _Training:
+    """One run from its last checkpoint, or its beginning, to its end."""
+
+    def __init__(self, run: runs.Run, p: "Params", where: str, ranks: distributed.Ranks, progress=quiet):
+        self.run, self.p, self.where, self.ranks, self.progress = run, p, where, ranks, progress
+        self.method = method = methods.METHODS[p.method]
+        k = method.labelled_clips(p.batch_size)
+        ranks.check_shares({"labelled": k, "unlabelled": p.batch_size - k})
+        saved_split = ranks.told(runs.begin(run, p) if ranks.first else None)
+        self.data = data = prepare(p, split=saved_split, progress=progress)
+        if saved_split is not None:
+            runs.check_split(run, saved_split, draw(p, data.index, data.rejected.video))
+        network = build_network(p, len(data.classes)).to(where)
+        self.precision = ranks.told(precision.choose(p, network, where) if ranks.first else None)
+        self.precision.apply(network)
+        self.model = ranks.wrap(network, p.sync_batch_norm, where)
+        self.network = network if self.model is network else self.model.module
+        self.ema = averaged(self.network, p.ema_decay) if "ema" in method.needs else None
+        self.optimizer = torch.optim.SGD(
+            network.parameters(), p.lr, p.momentum, dampening=p.dampening, weight_decay=p.weight_decay
         )
-        if last and subset == "test":
-            write_predictions(run, said)
+        self.scaler = torch.amp.GradScaler(where.split(":")[0], enabled=self.precision.dtype == "fp16")
+        self.parts = {
+            "model": self.network,
+            "optimizer": self.optimizer,
+            "scaler": self.scaler,
+            "ema": self.ema,
+        }
+        self.facts = data.facts() | {"method": p.method}
+        self.state = {"step": 0, "seconds": 0.0, "metrics": [], "log": [], "window": None}
+        checkpoint = run.read_checkpoint() if saved_split is not None else None
+        if checkpoint is not None:
+            self.restore(checkpoint)
+        elif ranks.first:
+            runs.describe(run, p, data, where, str(self.precision))
+        self.window, self.clock = Window(self.state["window"]), time.perf_counter()
+        self.saved = self.clock
+
+    def restore(self, checkpoint: dict) -> None:
+        chosen = {"precision": asdict(self.precision)}
+        runs.check_facts(self.run, checkpoint, self.facts | chosen, [*self.state, *self.parts])
+        for name, part in self.parts.items():
+            if part is not None:
+                part.load_state_dict(checkpoint[name])
+        self.state = {k: checkpoint[k] for k in self.state}
+        if self.ranks.first:
+            self.run.write_tables(self.state)
+            runs.note_resume(self.run, self.state["step"], self.where)
+
+    def save(self) -> None:
+        monitor.check_weights(self.state["step"], self.network)
+        self.saved = time.perf_counter()
+        if not self.ranks.first:
+            return
+        self.state["window"] = self.window.state
+        parts = {name: None if part is None else part.state_dict() for name, part in self.parts.items()}
+        self.run.write_checkpoint(self.state | self.facts | parts | {"precision": asdict(self.precision)})
+
+    def go(self, on_log, on_eval) -> None:
+        p, method, state = self.p, self.method, self.state
+        self.evaluate_if_due(on_eval)  # killed while it evaluated
+        data, ranks = self.data, self.ranks
+        batches = Batches(p, method, data.split, data.store, data.targets, ranks.rank, ranks.count)
+        steps = range(state["step"], p.steps)
+        feed = loader(batches, p, self.where, sampler=steps)
+        for batch in self.progress(feed, len(steps), f"training {method.title}"):
+            step = batch.pop("step")
+            self.step(step, {name: v.to(self.where, non_blocking=True) for name, v in batch.items()})
+            state["step"] = done = step + 1
+            if done % p.log_every == 0 or done == p.steps:
+                row = {"step": done, "lr": learning_rate(step, p), "seconds": round(state["seconds"], 3)}
+                state["log"].append(row | self.window.close())
+                if on_log:
+                    on_log(state["log"][-1])
+            self.evaluate_if_due(on_eval)
+            agree = ranks.count == 1 or done % p.log_every == 0  # asking the first process takes a moment
+            if agree and ranks.told(self.clock - self.saved >= 60 * p.checkpoint_minutes):
+                self.save()
+        if ranks.first:
+            minutes = {"train_seconds": round(state["seconds"], 1), "processes": ranks.count}
+            runs.finish(self.run, **minutes, rejected=len(data.rejected))
+
+    def step(self, step: int, batch: dict) -> None:
+        """Forward, backward, checks, and the change of the weights."""
+        p = self.p
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, p)
+        out = methods.forward(self.model, self.ema, batch, self.method, p)
+        loss, parts = methods.total_loss(self.method, out, step, p)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        values = self.ranks.mean(monitor.values(loss, parts, out, batch, p))
+        if not self.scaler.is_enabled() or self.scaler.get_scale() <= 1 or not math.isfinite(values["loss"]):
+            monitor.check_step(step, values, self.network)  # fp16 skips a step that overflows
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema is not None:
+            self.ema.update_parameters(self.network)
+        before = self.tick()
+        self.window.add(values, len(batch["clips"]) * self.ranks.count, self.clock - before)
+
+    def tick(self) -> float:
+        """Add the time since the last tick to the run's; what an interrupted start spent after its checkpoint
+        is lost. Returns when the last tick was."""
+        before, self.clock = self.clock, time.perf_counter()
+        self.state["seconds"] += self.clock - before
+        return before
+
+    def evaluate_if_due(self, on_eval) -> None:
+        """Figure 4: accuracy on the test split and on the unlabelled training videos, whose labels the loss
+        never sees. All test videos at the end, evenly spread ``eval_videos`` of them on the way."""
+        p, state, step = self.p, self.state, self.state["step"]
+        reached = step and (step % p.eval_every == 0 or step == p.steps)
+        if not reached or any(row["step"] == step for row in state["metrics"]):
+            return
+        self.save()  # spares a run that is killed while it evaluates the way up to here
+        judge = self.network if self.ema is None or p.eval_model == "student" else self.ema
+        rows = []
+        for subset in ("test", "unlabelled"):
+            final = subset == "test" and step == p.steps
+            asked = (
+                self.data.rows(subset) if final else evaluation.at_most(self.data.rows(subset), p.eval_videos)
+            )
+            if asked.empty:
+                continue
+            said = evaluation.predict(
+                judge, p, asked, self.data.classes, self.data.store, self.where, ranks=self.ranks
+            )
+            rows.append({"step": step, "subset": subset} | said.top1() | {"videos": len(asked)})
+            if final and self.ranks.first:
+                write_predictions(self.run, said)
+        state["metrics"] += rows
+        self.tick()
+        self.save()
+        if on_eval:
+            on_eval(pd.DataFrame(state["log"]), pd.DataFrame(state["metrics"]))
 
 
 def write_predictions(run: runs.Run, said: evaluation.Predictions) -> None:
