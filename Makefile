@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SEED ?= 0
 
-.PHONY: help setup demo test proofs fuzz lint tidy clean
+.PHONY: help setup demo test proofs fuzz bench lint tidy clean
 .DEFAULT_GOAL := help
 
 help:           ## list the targets
@@ -29,6 +29,9 @@ proofs: .venv/ready  ## what the README's reliability table claims, each fault 2
 
 fuzz: .venv/ready  ## thousands of broken videos, lists, parameter files and caches
 	$(BIN)/python tests/fuzz.py
+
+bench: .venv/ready  ## speed, as ratios to what this machine can do (ROOT=<real videos>)
+	$(BIN)/python -m videossl_core.bench $(if $(ROOT),--root $(ROOT))
 
 lint: .venv/ready  ## style of code and notebooks
 	$(BIN)/ruff check .

@@ -35,6 +35,7 @@ VIDEO_SUFFIXES = {
     ".ts",
 }
 
+_UNUSUAL = re.compile(r"^/|//|/$|^$|(^|/)\.\.?(/|$)|[\\\x00-\x1f\x7f\ud800-\udfff]")
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, bytes that are no UTF-8
 
 Rows = list[tuple[str, str, str]]
@@ -268,11 +269,8 @@ def read_index(p: "Params", progress=quiet) -> Index:
     for split in ("train", "test"):
         if not (table.split == split).any():
             raise DatasetError(f"no {split} video of any class found below {root} (source = {p.source!r})")
-    absent = [
-        c
-        for c in classes
-        if not (root / PurePosixPath(table.video[table.class_name == c].iloc[0]).parent).is_dir()
-    ]
+    first = table.drop_duplicates("class_name").set_index("class_name").video
+    absent = [c for c in classes if not (root / first[c]).parent.is_dir()]
     if absent:
         present = [c for c in classes if c not in absent]
         raise DatasetError(
@@ -285,6 +283,8 @@ def read_index(p: "Params", progress=quiet) -> Index:
 
 def _below(root: Path, video: str) -> str:
     """The video relative to the root, below which it must lie; trust no list."""
+    if not _UNUSUAL.search(video):
+        return video
     path = PurePosixPath(video)
     if path.is_absolute() and path.is_relative_to(root):
         path = path.relative_to(root)

@@ -39,7 +39,7 @@ def _jpeg(frame: av.VideoFrame, width: int, height: int, quality: int, crop: int
         y, x = (height - crop) // 2, (width - crop) // 2
         array = array[y : y + crop, x : x + crop]
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(array)).save(buffer, "JPEG", quality=quality)
+    Image.fromarray(np.ascontiguousarray(array)).save(buffer, "JPEG", quality=quality, optimize=True)
     return buffer.getvalue()
 
 
@@ -121,7 +121,7 @@ def _row(name: str, source: Path, reason: str = "") -> dict:
     return row | {"reason": reason, "source_bytes": size, "source_times": times}
 
 
-def _stamp(source: Path) -> tuple[int, str]:
+def _stamp(source: str | Path) -> tuple[int, str]:
     """Size, and times of change of the content and of the file's entry; (-1, "") where there is none.
 
     A file whose stamp is the same is the same; one whose stamp differs is compared by its sha256.
@@ -144,6 +144,9 @@ class FrameStore:
         self.folder, self.settings = folder / settings.name, settings
         self.table_path = self.folder / "store.csv"
         self.table = self._read_table()
+
+    def __getstate__(self) -> dict:
+        return vars(self) | {"table": None}  # loader processes only read; the table may be large
 
     def path(self, video: str) -> Path:
         return self.folder / f"{video}.frames"
@@ -183,27 +186,24 @@ class FrameStore:
 
     def _todo(self, videos: list[str], root: Path, timeout: float) -> tuple[list[str], list[dict]]:
         """Videos to decode, and new rows of those whose file has only been touched or copied."""
-        rows = self.table.to_dict("index")
+        t = self.table  # columns as lists, not rows as objects: a data set may have 300,000 of them
+        rows = zip(t.reason, t.stored_bytes, t.source_bytes, t.source_times, t.source_sha256, strict=True)
+        known = dict(zip(t.index, rows, strict=True))
         todo, moved = [], []
         for name in videos:
-            row, stamp = rows.get(name), _stamp(root / name)
-            if row is None or stamp[0] < 0 or not self._whole(name, row):
+            reason, stored, size, times, digest = known.get(name, ("", -2, -2, "", ""))
+            source = f"{root}/{name}"
+            stamp = _stamp(source)
+            if stamp[0] < 0 or not (reason or stored == _stamp(f"{self.folder}/{name}.frames")[0]):
                 todo.append(name)
-            elif stamp != (row["source_bytes"], row["source_times"]):
-                same = stamp[0] == row["source_bytes"] and os.path.isfile(root / name)
-                if same and files.sha256_of(root / name) == row["source_sha256"]:
-                    moved.append(row | {"video": name, "source_times": stamp[1]})
+            elif stamp != (size, times):
+                if stamp[0] == size and os.path.isfile(source) and files.sha256_of(source) == digest:
+                    moved.append(self.table.loc[name].to_dict() | {"video": name, "source_times": stamp[1]})
                 else:
                     todo.append(name)
-            elif row["reason"].startswith("time-out") and f"{timeout:g} s" not in row["reason"]:
+            elif reason.startswith("time-out") and f"{timeout:g} s" not in reason:
                 todo.append(name)  # another limit, another chance
         return todo, moved
-
-    def _whole(self, name: str, row: dict) -> bool:
-        try:
-            return bool(row["reason"]) or os.stat(self.path(name)).st_size == row["stored_bytes"]
-        except OSError:
-            return False
 
     def _read_table(self) -> pd.DataFrame:
         empty = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in _TYPES.items()})

@@ -70,7 +70,7 @@ def centre_start(count: int, length: int) -> int:
 
 def read_clip(store: FrameStore, video: str, numbers: np.ndarray) -> Tensor:
     """(3, T, S, S) uint8: the frames with these numbers at the store's size S."""
-    return torch.stack(store.images(video, numbers), dim=1)
+    return torch.stack(store.images(video, numbers)).transpose(0, 1)  # a view: only the crop is copied again
 
 
 def crop(clip: Tensor, size: int, y: float, x: float, flip: bool = False) -> Tensor:

@@ -1,0 +1,81 @@
+"""An index as long as Kinetics-400's: 300,000 entries, made of links to four videos."""
+
+import json
+import os
+import subprocess
+import sys
+
+import helpers
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import TINY
+
+from videossl_core.frames import FrameStore, StoreSettings
+
+ENTRIES = 300_000
+
+START = """
+import json, sys, time
+import psutil
+from videossl_core import methods, params, prepare, sampling, training
+me = psutil.Process()
+given = json.loads(sys.argv[1])
+small = prepare.prepare(params.load(**given | {"lists": given["lists"] + ".few", "dataset": "few"}))
+before, start = me.memory_info().rss, time.perf_counter()
+p = params.load(**given)
+data = prepare.prepare(p)
+batches = sampling.Batches(p, methods.METHODS[p.method], data.split, data.store, data.targets)
+for step in range(3):
+    batches[step]
+seconds = time.perf_counter() - start
+grown = (me.memory_info().rss - before) / 2**20
+print(json.dumps({"rows": len(data.split), "seconds": seconds, "mb": grown}))
+"""
+
+
+@pytest.fixture(scope="module")
+def kinetics(tmp_path_factory) -> dict:
+    """Parameters of a data set whose frames are in the store already, as after a first preparation."""
+    folder = tmp_path_factory.mktemp("many")
+    four = helpers.small_videos(folder / "four", [f"{i}.mp4" for i in range(4)])
+    settings = StoreSettings(TINY["frame_size"], 90, 8)
+    given = TINY | {"dataset": "many", "source": "csv", "root": str(folder / "root"), "method": "supervised"}
+    given |= {"lists": str(folder / "many.csv"), "outputs": str(folder / "outputs"), "label_pct": 10}
+    classes, files = [f"class {i:03d}" for i in range(400)], [f"youtube_id_{i:07d}.mp4" for i in range(750)]
+    names = [f"{c}/{f}" for f in files for c in classes]
+    for dataset, count in (("many", ENTRIES), ("few", 800)):
+        store = FrameStore(folder / "outputs" / dataset / "data", settings)
+        store.add(four, folder / "four", workers=1)
+        for kind, sources in (
+            ("root", [folder / "four" / v for v in four]),
+            ("frames", map(store.path, four)),
+        ):
+            here, sources = folder / f"{dataset} {kind}", list(sources)
+            (folder / "root" if kind == "root" else store.folder).mkdir(exist_ok=True)
+            here.mkdir()  # one folder of links, and every class a link to it
+            for i, name in enumerate(files):
+                os.symlink(sources[i % 4], here / (name if kind == "root" else f"{name}.frames"))
+            for name in classes:
+                link = (folder / "root" if kind == "root" else store.folder) / name
+                link.unlink(missing_ok=True)
+                os.symlink(here, link)
+        table = store.table.iloc[np.arange(count) // 400 % 4].copy()
+        table.index = pd.Index(names[:count], name="video")
+        table.sort_index().to_csv(store.table_path)
+        split = np.where(np.arange(count) % 100 > 90, "test", "train")
+        lists = pd.DataFrame({"video": names[:count], "split": split})
+        lists["label"] = lists.video.str.partition("/")[0]
+        lists.to_csv(given["lists"] + ("" if dataset == "many" else ".few"), index=False)
+    return given
+
+
+def test_300_000_videos_start_in_seconds_and_little_memory(kinetics):
+    command = [sys.executable, "-c", START, json.dumps(kinetics)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(found)
+    assert found["rows"] == ENTRIES
+    assert found["seconds"] < 10
+    assert found["mb"] < 300
