@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SEED ?= 0
+DATASET ?= demo
+GPUS ?= 1
 
-.PHONY: help setup demo test proofs fuzz bench lint tidy clean
+.PHONY: help setup demo test proofs fuzz bench grid lint tidy clean
 .DEFAULT_GOAL := help
 
 help:           ## list the targets
@@ -32,6 +34,10 @@ fuzz: .venv/ready  ## thousands of broken videos, lists, parameter files and cac
 
 bench: .venv/ready  ## speed, as ratios to what this machine can do (ROOT=<real videos>)
 	$(BIN)/python -m videossl_core.bench $(if $(ROOT),--root $(ROOT))
+
+grid: .venv/ready  ## the paper's grid (DATASET= METHODS= FRACTIONS= SEEDS= GIVEN= GPUS= ARGS=--dry-run)
+	$(BIN)/python -m snakemake --cores all --resources gpu=$(GPUS) --keep-going --rerun-incomplete $(ARGS) \
+	    --config dataset=$(DATASET) methods=$(METHODS) fractions=$(FRACTIONS) seeds=$(SEEDS) "given=$(GIVEN)"
 
 lint: .venv/ready  ## style of code and notebooks
 	$(BIN)/ruff check .

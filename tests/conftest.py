@@ -2,11 +2,13 @@
 
 import multiprocessing
 import os
+import shutil
 from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from helpers import TINY
 
 from videossl_core import params, prepare
@@ -77,3 +79,28 @@ def published_lists() -> Path:
     pytest.skip(
         "the published lists are not here: set VIDEOSSL_LISTS to the folder that holds ucfTrainTestlist/"
     )
+
+
+@pytest.fixture(scope="session")
+def lab(prepared, tmp_path_factory):
+    """A copy of the project whose params/ knows the tiny data set, away from the real outputs."""
+    root = tmp_path_factory.mktemp("lab")
+    for name in ("notebooks", "params", "videossl_core", "pyproject.toml", "Snakefile"):
+        copy = shutil.copytree if (params.ROOT / name).is_dir() else shutil.copy
+        copy(params.ROOT / name, root / name)
+    bench = root / "outputs/reference/bench"
+    shutil.copytree(params.ROOT / "outputs/reference/bench", bench)
+    (root / "params/tiny.yaml").write_text(yaml.safe_dump({k: v for k, v in TINY.items() if k != "dataset"}))
+    shutil.copy(root / "params/tiny.yaml", root / "params/demo.yaml")  # what a bare command uses
+    for name in ("tiny", "demo"):
+        (root / "outputs" / name).mkdir(parents=True)
+        shutil.copytree(prepared / "tiny" / "data", root / "outputs" / name / "data")
+    return root
+
+
+@pytest.fixture
+def project(lab, monkeypatch):
+    """Work in that copy, kernels included: it comes before the installed package on the path."""
+    monkeypatch.setenv("PYTHONPATH", str(lab))
+    monkeypatch.chdir(lab)
+    return lab

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -13,8 +12,6 @@ import pandas as pd
 import papermill
 import psutil
 import pytest
-import yaml
-from helpers import TINY
 from papermill.exceptions import PapermillExecutionError
 
 from videossl_core import runs
@@ -22,29 +19,6 @@ from videossl_core.params import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PAPERMILL = Path(sys.executable).with_name("papermill")
-
-
-@pytest.fixture(scope="module")
-def lab(prepared, tmp_path_factory):
-    """A copy of the project whose params/ knows the tiny data set, away from the real outputs."""
-    root = tmp_path_factory.mktemp("lab")
-    for name in ("notebooks", "params", "videossl_core", "pyproject.toml"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, root / name)
-    (root / "params/tiny.yaml").write_text(yaml.safe_dump({k: v for k, v in TINY.items() if k != "dataset"}))
-    shutil.copy(root / "params/tiny.yaml", root / "params/demo.yaml")  # what a bare command uses
-    for name in ("tiny", "demo"):
-        (root / "outputs" / name).mkdir(parents=True)
-        shutil.copytree(prepared / "tiny" / "data", root / "outputs" / name / "data")
-    return root
-
-
-@pytest.fixture
-def project(lab, monkeypatch):
-    """Work in that copy, kernels included: it comes before the installed package on the path."""
-    monkeypatch.setenv("PYTHONPATH", str(lab))
-    monkeypatch.chdir(lab)
-    return lab
 
 
 def execute(project: Path, name: str, **given) -> nbformat.NotebookNode:

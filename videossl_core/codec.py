@@ -64,6 +64,21 @@ def decode(path: Path) -> Iterator[av.VideoFrame]:
         raise VideoError("zero frames")
 
 
+def stated_frames(path: Path) -> float:
+    """How many frames the header states, or its length and rate amount to; nothing is decoded.
+
+    Raises:
+        VideoError: the file cannot be opened as a video.
+    """
+    try:
+        with av.open(f"file:{path}", options=_OPTIONS) as container:
+            stream = container.streams.video[0]
+            rate = float(stream.average_rate or 25)
+            return stream.frames or (container.duration or 0) / av.time_base * rate
+    except Exception as error:  # PyAV tells of broken files by more than its own errors
+        raise VideoError(f"unreadable ({error})") from None
+
+
 def _check_size(width: int, height: int) -> None:
     small, large = sorted((width, height))
     if large > MAX_SIDE or (small and (small < 4 or large > 32 * small)):

@@ -11,7 +11,7 @@ from torch import nn
 from videossl_core.distributed import Ranks
 from videossl_core.frames import FrameStore
 from videossl_core.pool import quiet
-from videossl_core.sampling import TestClips, loader
+from videossl_core.sampling import TestClips, ahead, loader
 
 if TYPE_CHECKING:
     from videossl_core.params import Params
@@ -74,7 +74,7 @@ def predict(
     training = network.training
     network.eval()
     try:
-        for pixels, video, centre in progress(batches, len(batches), "evaluating"):
+        for pixels, video, centre in progress(ahead(batches), len(batches), "evaluating"):
             probs = (
                 network(pixels.to(device, non_blocking=True))["classes"].double().softmax(-1).cpu().numpy()
             )

@@ -6,11 +6,12 @@ take a few KB each. Beside them lie the frames the teacher looks at, every n-th 
 
 import io
 import os
+import struct
 import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 TEACHER_SIDE = 224
 """Side of the teacher's frames: the short side of the video is resized to 256, the centre is cropped."""
 
-_HEADER = np.dtype([("magic", "S8"), ("frames", "<i8"), ("teacher_frames", "<i8")])
-_MAGIC = b"VSSLFR1"
+_HEADER = struct.Struct("<8sqq")  # magic, frames, frames for the teacher
+_MAGIC = b"VSSLFR1\0"
 
 _TYPES = {"reason": str, "frames": int, "fps": float, "height": int, "width": int, "stored_bytes": int}
 _TYPES |= {"source_bytes": int, "source_times": str, "source_sha256": str}
@@ -77,27 +78,36 @@ def store_video(source: Path, target: Path, settings: StoreSettings) -> dict:
             scale = 256 / min(height, width)
             w, h = round(width * scale), round(height * scale)
             for_teacher.append(_jpeg(frame, w, h, 92, TEACHER_SIDE))
-    header = np.array((_MAGIC, len(frames), len(for_teacher)), _HEADER)
     images = frames + for_teacher
-    offsets = np.cumsum([0, *map(len, images)], dtype="<i8") + header.nbytes + 8 * (len(images) + 1)
+    offsets = np.cumsum([0, *map(len, images)], dtype="<i8") + _HEADER.size + 8 * (len(images) + 1)
     with files.atomic(target) as temporary:
-        temporary.write_bytes(header.tobytes() + offsets.tobytes() + b"".join(images))
+        header = _HEADER.pack(_MAGIC, len(frames), len(for_teacher))
+        temporary.write_bytes(header + offsets.tobytes() + b"".join(images))
     seconds = times[-1] - times[0] if times else 0  # the true mean rate, also where the rate varies
     fps = round((len(times) - 1) / seconds, 3) if seconds > 0 else 25.0
     stored = int(offsets[-1])
     return {"frames": len(frames), "fps": fps, "height": height, "width": width, "stored_bytes": stored}
 
 
-def _read_header(f: BinaryIO, path: Path) -> tuple[int, np.ndarray]:
-    """Number of frames for the network, and where each image begins; trusts no byte of the file."""
-    size = os.fstat(f.fileno()).st_size
-    header = np.frombuffer(f.read(_HEADER.itemsize).ljust(_HEADER.itemsize), _HEADER)[0]
-    frames, count = int(header["frames"]), int(header["frames"]) + int(header["teacher_frames"])
-    if header["magic"] == _MAGIC and 0 <= frames <= count <= size // 8 - 4:
-        offsets = np.frombuffer(f.read(8 * (count + 1)), "<i8")
-        if offsets[0] == f.tell() and offsets[-1] == size and (np.diff(offsets) > 0).all():
-            return frames, offsets
-    raise ValueError(f"{path}: not a frame file, or damaged; delete it and run data_prep again")
+def _jpegs(path: Path, numbers: np.ndarray, teacher: bool) -> list[bytes]:
+    """Read a few images of a frame file, trusting no byte of it."""
+    with open(path, "rb", buffering=0) as f:
+        size = os.fstat(f.fileno()).st_size
+        magic, frames, for_teacher = _HEADER.unpack(f.read(_HEADER.size).ljust(_HEADER.size))
+        count = frames + for_teacher
+        if magic != _MAGIC or not 0 <= frames <= count <= size // 8 - 4:
+            raise ValueError("not a frame file")
+        low, high = (frames, count) if teacher else (0, frames)
+        first, last = low + int(min(numbers)), low + int(max(numbers))
+        if first < low or last >= high:
+            raise IndexError(f"has {high - low} such frames; {first - low} to {last - low} were asked for")
+        f.seek(_HEADER.size + 8 * first)
+        ends = struct.unpack(f"<{last - first + 2}q", f.read(8 * (last - first + 2)))
+        if not _HEADER.size + 8 * (count + 1) <= ends[0] < ends[-1] <= size:
+            raise ValueError("damaged")
+        f.seek(ends[0])
+        data = memoryview(f.read(ends[-1] - ends[0]))
+    return [data[ends[i] - ends[0] : ends[i + 1] - ends[0]] for i in (low - first + int(n) for n in numbers)]
 
 
 def _try_video(job: tuple[str, Path, Path, StoreSettings]) -> dict:
@@ -233,18 +243,12 @@ class FrameStore:
             IndexError: the video has no frame of this number.
         """
         path = self.path(video)
-        with open(path, "rb") as f:
-            frames, offsets = _read_header(f, path)
-            low, high = (frames, len(offsets) - 1) if teacher else (0, frames)
-            numbers = np.asarray(numbers) + low
-            first, last = int(numbers.min()), int(numbers.max())
-            if first < low or last >= high:
-                asked = f"{first - low} to {last - low}"
-                raise IndexError(f"{path}: frames {asked} were asked for, and it has {high - low}")
-            f.seek(offsets[first])
-            data = f.read(int(offsets[last + 1] - offsets[first]))
-        start = offsets - offsets[first]
-        return [data[start[i] : start[i + 1]] for i in numbers]
+        try:
+            return _jpegs(path, numbers, teacher)
+        except IndexError as error:
+            raise IndexError(f"{path}: {error}") from None
+        except (ValueError, struct.error) as error:
+            raise ValueError(f"{path}: {error}; delete it and run data_prep again") from None
 
     def images(self, video: str, numbers: np.ndarray, teacher: bool = False) -> "list[Tensor]":
         """The same frames as (3, H, W) uint8 tensors."""

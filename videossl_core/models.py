@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -179,7 +180,7 @@ class VideoNet(nn.Module):
     def forward(self, clips: Tensor) -> dict[str, Tensor]:
         """The outputs of all heads, before any softmax: name -> (N, outputs)."""
         x = (clips.to(self.mean.dtype) - self.mean).contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+        with torch.autocast(x.device.type, dtype=self.autocast) if self.autocast else nullcontext():
             features = self.backbone(x)
             out = {name: head(features) for name, head in self.heads.items()}
         return {name: logits.to(self.mean.dtype) for name, logits in out.items()}

@@ -3,6 +3,8 @@
 There is no sampler state, so a resumed run, any number of loader processes and a replay see the same clips.
 """
 
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -184,6 +186,16 @@ class TestClips(Dataset):
         margin = (clip.shape[-1] - self.p.crop_size) // 2
         part = clip[..., margin : margin + self.p.crop_size, margin : margin + self.p.crop_size]
         return part, int(video), bool(centre)
+
+
+def ahead(feed: Iterable) -> Iterator:
+    """The same items, each read in a thread while the one before is at work."""
+    with ThreadPoolExecutor(1) as thread:
+        items, end = iter(feed), object()
+        coming = thread.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, items, end)
+            yield item
 
 
 def loader(dataset: Dataset, p: "Params", device: str, **options) -> DataLoader:

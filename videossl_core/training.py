@@ -18,7 +18,7 @@ from videossl_core import distributed, evaluation, files, methods, models, monit
 from videossl_core.monitor import Window
 from videossl_core.pool import quiet
 from videossl_core.prepare import device, draw, prepare
-from videossl_core.sampling import Batches, loader
+from videossl_core.sampling import Batches, ahead, loader
 from videossl_core.teacher import IMAGENET_CLASSES
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ class _Training:
         batches = Batches(p, method, data.split, data.store, data.targets, ranks.rank, ranks.count)
         steps = range(state["step"], p.steps)
         feed = loader(batches, p, self.where, sampler=steps)
-        for batch in self.progress(feed, len(steps), f"training {method.title}"):
+        for batch in self.progress(ahead(feed), len(steps), f"training {method.title}"):
             step = batch.pop("step")
             self.step(step, {name: v.to(self.where, non_blocking=True) for name, v in batch.items()})
             state["step"] = done = step + 1

@@ -1,0 +1,68 @@
+# The paper's grid: prepare -> train -> evaluate -> figures, each rule a notebook run by papermill.
+#   make grid DATASET=ucf101 GIVEN="-p root /data/ucf101 -p lists /data/ucfTrainTestlist"
+#   make grid DATASET=demo METHODS=supervised,videossl SEEDS=0,1 ARGS=--dry-run
+#   make grid DATASET=ucf101 ARGS="--workflow-profile params/slurm"        on a SLURM cluster, from its login node
+# An interrupted grid goes on, what is done is not done again, and a failed cell does not stop the others.
+import sys
+
+from videossl_core.grid import Grid
+
+grid = Grid.of(config)
+cells, folder = grid.cells, grid.folder
+run = f"{sys.executable} -m videossl_core.grid"
+
+if "--dry-run" in sys.argv or "-n" in sys.argv or "--dryrun" in sys.argv:
+    print(f"{len(cells)} cells of {grid.dataset}: about {grid.hours():.3g} hours of training, one after the other,")
+    print("at the rate that make bench measured (outputs/bench/bench.json, or else the published one)")
+
+
+localrules: all
+
+
+rule all:
+    input: folder / "figures.done"
+
+
+rule prepare:
+    output: touch(folder / "prepared.done")
+    log: folder / "data_prep.ipynb"
+    resources: gpu=1, runtime="2d"
+    params: words=f"-p dataset {grid.dataset} -p label_pct {grid.fractions[0]:g} {grid.given}"
+    shell: "{run} data_prep {log:q} {params.words}"
+
+
+rule train:
+    input: rules.prepare.output
+    output: touch(folder / "train-{cell}.done")
+    log: folder / "train-{cell}.ipynb"
+    resources: gpu=1, runtime="4d"
+    params: words=lambda wildcards: f"{cells[wildcards.cell].words} {grid.given}"
+    retries: 0
+    shell: "{run} train {log:q} {params.words}"
+
+
+rule evaluate:
+    input: rules.train.output
+    output: touch(folder / "evaluate-{cell}.done")
+    log: folder / "evaluate-{cell}.ipynb"
+    resources: gpu=1, runtime="4h"
+    params: words=lambda wildcards: f"{cells[wildcards.cell].words} {grid.given}"
+    shell: "{run} evaluate {log:q} {params.words}"
+
+
+rule figures:
+    input: expand(folder / "evaluate-{cell}.done", cell=cells)
+    output: touch(folder / "figures.done")
+    log: folder / "paper_figures.ipynb"
+    resources: runtime="1h"
+    params: words=f"-p datasets {grid.dataset} {grid.given}"
+    shell: "{run} paper_figures {log:q} {params.words}"
+
+
+onerror:
+    print("These cells failed; the notebook shows why. The same command tries them again:")
+    for name, notebook in grid.failed():
+        print(f"  {name:<40} {notebook}")
+    done = [c for c in cells if (folder / f"evaluate-{c}.done").exists()]
+    if done:  # the figures of what there is
+        shell(f"{run} paper_figures {str(folder / 'paper_figures.ipynb')!r} -p datasets {grid.dataset} {grid.given}")

@@ -1,0 +1,99 @@
+"""A tiny grid through the real engine: two methods, two fractions, two seeds, and one cell that fails."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from videossl_core import grid, params, runs
+
+WORDS = ["dataset=tiny", "methods=supervised,sd", "fractions=50,30", "seeds=0,1"]
+
+
+def snakemake(project, *words):
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--cores",
+        "2",
+        "--resources",
+        "gpu=2",
+        "--keep-going",
+        *words,
+    ]
+    command += ["--nolock", "--config", *WORDS]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=900, env=os.environ)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_grid_with_a_failing_cell(project):
+    outputs = project / "outputs"
+    code, said = snakemake(project, "--dry-run")
+    assert code == 0, said
+    assert "8 cells of tiny: about" in said
+    assert re.search(r"^train +8$", said, re.M)
+    assert not (outputs / "tiny/grid").exists()
+
+    blocked = runs.Run(outputs / "tiny/sd/30/seed1")  # a run with other parameters lies in its place
+    blocked.folder.mkdir(parents=True)
+    blocked.params.write_text('{"lr": 0.5}')
+    blocked.split.write_text("video,class_name,label,role\n")
+    blocked.write_provenance({})
+    code, said = snakemake(project)
+    assert code != 0
+    assert "These cells failed" in said
+    listed = re.findall(r"^  (train|evaluate) (\S+) +(\S+)$", said, re.M)
+    notebook = outputs / "tiny/grid/train-sd-30-seed1.ipynb"
+    assert listed == [("train", "sd-30-seed1", str(notebook))]
+    assert "RunError" in notebook.read_text()
+    finished = runs.find(outputs, "tiny")
+    finished = finished[finished.label_pct.isin([50, 30]) & finished.method.isin(["supervised", "sd"])]
+    cells = set(zip(finished.method, finished.label_pct, finished.seed, strict=True))
+    assert len(cells & {(m, f, s) for m in ("supervised", "sd") for f in (50, 30) for s in (0, 1)}) == 7
+    assert (outputs / "tiny/grid/paper_figures.ipynb").exists()  # of what there is
+
+    times = {path: path.stat().st_mtime_ns for path in outputs.glob("tiny/*/*/seed*/checkpoint.pt")}
+    shutil.rmtree(blocked.folder)
+    code, said = snakemake(project)
+    assert code == 0, said
+    assert re.search(r"^train +1$", said, re.M)
+    assert blocked.finished
+    assert all(path.stat().st_mtime_ns == t for path, t in times.items())
+    assert len(pd.read_csv(outputs / "tiny/results.csv")) >= 8
+    code, said = snakemake(project)
+    assert code == 0
+    assert "Nothing to be done" in said
+
+
+def test_the_papers_grid():
+    asked = grid.Grid.of({"dataset": "ucf101"})
+    assert asked.fractions == (5, 10, 20, 50)
+    assert len(asked.cells) == 4 * 7 * 3
+    assert grid.Grid.of({"dataset": "hmdb51"}).fractions == (40, 50, 60)
+    assert grid.Grid.of({"dataset": "demo"}).fractions == (10,)
+    with pytest.raises(params.ParameterError, match="methods: 'sdd' is not one of supervised"):
+        grid.Grid.of({"methods": "sdd"})
+
+
+def test_each_cell_takes_a_gpu_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(grid.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    taken = []
+    with grid.one_gpu(tmp_path):
+        taken.append(os.environ.pop("CUDA_VISIBLE_DEVICES"))  # the next cell is another process
+        with grid.one_gpu(tmp_path):
+            taken.append(os.environ.pop("CUDA_VISIBLE_DEVICES"))
+            with (
+                pytest.raises(RuntimeError, match="all 2 GPUs of this machine are taken"),
+                grid.one_gpu(tmp_path),
+            ):
+                pass
+    assert taken == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")  # a scheduler has chosen
+    with grid.one_gpu(tmp_path):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
