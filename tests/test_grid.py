@@ -76,6 +76,11 @@ def test_the_papers_grid():
     assert len(asked.cells) == 4 * 7 * 3
     assert grid.Grid.of({"dataset": "hmdb51"}).fractions == (40, 50, 60)
     assert grid.Grid.of({"dataset": "demo"}).fractions == (10,)
+    empty = grid.Grid.of(
+        {"dataset": "demo", "methods": None, "seeds": "", "given": None}
+    )  # as make gives them
+    assert empty.parameters(method="sd").method == "sd"
+    assert len(empty.cells) == 21
     with pytest.raises(params.ParameterError, match="methods: 'sdd' is not one of supervised"):
         grid.Grid.of({"methods": "sdd"})
 

@@ -79,6 +79,14 @@ def test_all_notebooks_in_the_order_of_a_study(project):
     assert set(results.method) == {"supervised", "sd", "videossl"}
 
 
+def test_training_by_two_processes_from_the_notebook(project):
+    given = {"dataset": "tiny", "label_pct": 50, "method": "sd", "seed": 8, "num_processes": 2}
+    done = execute(project, "train", **given)
+    assert "is finished" in shown(done)
+    assert pictures(done) == 1
+    assert runs.Run(project / "outputs/tiny/sd/50/seed8").read_provenance()["processes"] == 2
+
+
 def test_a_finished_run_says_so_and_does_nothing(project):
     given = {"dataset": "tiny", "label_pct": 50, "method": "sd", "seed": 7}
     execute(project, "train", **given)

@@ -89,7 +89,7 @@ def store_video(source: Path, target: Path, settings: StoreSettings) -> dict:
     return {"frames": len(frames), "fps": fps, "height": height, "width": width, "stored_bytes": stored}
 
 
-def _jpegs(path: Path, numbers: np.ndarray, teacher: bool) -> list[bytes]:
+def _jpegs(path: Path, numbers: np.ndarray, teacher: bool) -> list[memoryview]:
     """Read a few images of a frame file, trusting no byte of it."""
     with open(path, "rb", buffering=0) as f:
         size = os.fstat(f.fileno()).st_size
@@ -106,7 +106,9 @@ def _jpegs(path: Path, numbers: np.ndarray, teacher: bool) -> list[bytes]:
         if not _HEADER.size + 8 * (count + 1) <= ends[0] < ends[-1] <= size:
             raise ValueError("damaged")
         f.seek(ends[0])
-        data = memoryview(f.read(ends[-1] - ends[0]))
+        data = bytearray(ends[-1] - ends[0])
+        f.readinto(data)
+    data = memoryview(data)
     return [data[ends[i] - ends[0] : ends[i + 1] - ends[0]] for i in (low - first + int(n) for n in numbers)]
 
 
@@ -235,7 +237,7 @@ class FrameStore:
         self.table = pd.concat([kept, new] if len(kept) else [new])[list(_TYPES)].sort_index()
         files.write_text(self.table_path, self.table.to_csv(lineterminator="\n"))
 
-    def read(self, video: str, numbers: np.ndarray, teacher: bool = False) -> list[bytes]:
+    def read(self, video: str, numbers: np.ndarray, teacher: bool = False) -> list[memoryview]:
         """JPEG bytes of the frames with these numbers (of the teacher's frames: numbers 0, 1, 2, ...).
 
         Raises:
@@ -257,7 +259,7 @@ class FrameStore:
 
         jpegs = self.read(video, numbers, teacher)
         try:
-            return decode_jpeg([torch.frombuffer(bytearray(jpeg), dtype=torch.uint8) for jpeg in jpegs])
+            return decode_jpeg([torch.frombuffer(jpeg, dtype=torch.uint8) for jpeg in jpegs])
         except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{self.path(video)}: damaged; delete it and run data_prep again ({error})"

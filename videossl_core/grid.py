@@ -68,7 +68,7 @@ class Grid:
             chosen,
             tuple(float(f) for f in _list(config, "fractions", fractions)),
             tuple(int(s) for s in _list(config, "seeds", (0, 1, 2))),
-            config.get("given", ""),
+            config.get("given") or "",
         )
 
     def parameters(self, **more) -> params.Params:

@@ -72,7 +72,13 @@ def centre_start(count: int, length: int) -> int:
 
 def read_clip(store: FrameStore, video: str, numbers: np.ndarray) -> Tensor:
     """(3, T, S, S) uint8: the frames with these numbers at the store's size S."""
-    return torch.stack(store.images(video, numbers)).transpose(0, 1)  # a view: only the crop is copied again
+    frames = [image.permute(1, 2, 0) for image in store.images(video, numbers)]  # as JPEG has them in memory
+    return torch.stack(frames).permute(3, 0, 1, 2)
+
+
+def together(clips: list[Tensor]) -> Tensor:
+    """(N, 3, T, H, W) of clips, colours innermost in memory: as they come, and as the network wants them."""
+    return torch.stack([clip.permute(1, 2, 3, 0) for clip in clips]).permute(0, 4, 1, 2, 3)
 
 
 def crop(clip: Tensor, size: int, y: float, x: float, flip: bool = False) -> Tensor:
@@ -146,12 +152,12 @@ class Batches(Dataset):
         labels = torch.from_numpy(self.labels[at])
         batch = {
             "step": step,
-            "clips": torch.stack(clips),
+            "clips": together(clips),
             "labels": labels[: self.mine_labelled],
             "hidden": labels[self.mine_labelled :],
         }
         if others:
-            batch["other"] = torch.stack(others)
+            batch["other"] = together(others)
         if teacher:
             batch["teacher"] = torch.stack(teacher)
         if "rotations" in self.method.needs:
@@ -188,6 +194,11 @@ class TestClips(Dataset):
         return part, int(video), bool(centre)
 
 
+def _collate(items: list[tuple[Tensor, int, bool]]) -> tuple[Tensor, Tensor, Tensor]:
+    clips, videos, centres = zip(*items, strict=True)
+    return together(list(clips)), torch.tensor(videos), torch.tensor(centres)
+
+
 def ahead(feed: Iterable) -> Iterator:
     """The same items, each read in a thread while the one before is at work."""
     with ThreadPoolExecutor(1) as thread:
@@ -204,6 +215,8 @@ def loader(dataset: Dataset, p: "Params", device: str, **options) -> DataLoader:
     context = "forkserver" if workers else None
     if isinstance(dataset, Batches):
         options["batch_size"] = None  # an item is a batch already
+    else:
+        options["collate_fn"] = _collate
     return DataLoader(
         dataset,
         num_workers=workers,
