@@ -65,7 +65,7 @@ def make_videos(root: Path, count: int) -> None:
         with av.open(str(path), "w") as container:
             stream = container.add_stream("libx264", rate=25)
             stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-            stream.options = {"crf": "23", "g": "48"}
+            stream.options = {"crf": "23"}  # else x264's own settings, as the usual download scripts have it
             for k, picture in enumerate(np.concatenate(pieces)):
                 noisy = picture[rows][:, columns] + np.roll(grain, 7 * k, (0, 1))
                 frame = av.VideoFrame.from_ndarray(noisy.clip(0, 255).astype(np.uint8), format="rgb24")
@@ -199,6 +199,7 @@ def measure(root: Path, outputs: Path, batch_size: int, rounds: int) -> dict:
     run = training._Training(runs.Run(p.run_dir), p, device, Ranks())
     flops = estimate.macs(p, len(data.classes))
     constant = torch.randint(0, 256, (batch_size, 3, 16, 112, 112), dtype=torch.uint8, device=device)
+    constant = constant.contiguous(memory_format=torch.channels_last_3d)  # as clips come
     batches = Batches(p, run.method, data.split, store, data.targets)
     feed = ahead(loader(batches, p, device, sampler=range(10**6)))
     plain, rng = Plain(p, data, device), np.random.default_rng(1)
