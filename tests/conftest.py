@@ -81,7 +81,7 @@ def published_lists() -> Path:
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(prepared, tmp_path_factory):
     """A copy of the project whose params/ knows the tiny data set, away from the real outputs."""
     root = tmp_path_factory.mktemp("lab")
