@@ -24,21 +24,16 @@ def confident(logits: Tensor, delta: float) -> Tensor:
     return logits.detach().softmax(-1).amax(-1) >= delta
 
 
-def pseudo_label_loss(
-    logits: Tensor,
-    delta: float = 0.95,
-    T: float = 10.0,
-    below_threshold: str = "soft",
-    confident_target: str = "literal",
+def pseudo_labels(
+    log_p: Tensor, delta: float = 0.95, below_threshold: str = "soft", confident_target: str = "literal"
 ) -> Tensor:
-    """Equations 2 and 3, one summand: −Σ_c T ŷ^c log p^c(z), for unlabelled clips.
+    """Equation 2: ŷ (N, C), where ŷ^c is 1 if p^c(z) ≥ δ and p^c(z) itself otherwise.
 
-    ŷ^c is 1 where p^c(z) ≥ δ and p^c(z) itself otherwise. It is a target, so no gradient flows through it.
+    It is a target, so no gradient flows through it.
 
     Args:
-        logits: (N, C) class scores of unlabelled clips.
+        log_p: (N, C) log-softmax of unlabelled clips.
         delta: the confidence threshold δ.
-        T: the weight of equation 3.
         below_threshold: what a clip without any confident class is told. ``soft`` (literal): its own
             probabilities, whose gradient is exactly zero (p − p); ``mask``: nothing, the same gradient with
             another logged value; ``entropy``: its own probabilities with the gradient kept, which minimises
@@ -46,20 +41,42 @@ def pseudo_label_loss(
         confident_target: ``literal`` keeps p^c for the other classes of a confident clip, as equation 2 is
             written; the gradient is then (1 − p^c) times that of ``one_hot``, where they are 0.
     """
-    log_p = logits.log_softmax(-1)
     p = log_p.detach().exp()
     over = p >= delta
     target = over.to(p.dtype) if confident_target == "one_hot" else torch.where(over, torch.ones_like(p), p)
     sure = over.any(-1, keepdim=True)
     if below_threshold == "soft":
-        target = torch.where(sure, target, p)
-    elif below_threshold == "mask":
-        target = torch.where(sure, target, torch.zeros_like(p))
-    elif below_threshold == "entropy":
-        target = torch.where(sure, target, log_p.exp())
-    else:
-        raise ValueError(f"below_threshold = {below_threshold!r} is not one of soft, mask, entropy")
-    return -T * (target * log_p).sum(-1)
+        return torch.where(sure, target, p)
+    if below_threshold == "mask":
+        return torch.where(sure, target, torch.zeros_like(p))
+    if below_threshold == "entropy":
+        return torch.where(sure, target, log_p.exp())
+    raise ValueError(f"below_threshold = {below_threshold!r} is not one of soft, mask, entropy")
+
+
+def pseudo_label_loss(
+    logits: Tensor,
+    delta: float = 0.95,
+    T: float = 10.0,
+    below_threshold: str = "soft",
+    confident_target: str = "literal",
+) -> Tensor:
+    """Equation 3, one summand: −Σ_c T ŷ^c log p^c(z), for unlabelled clips with their ``pseudo_labels``.
+
+    Args:
+        logits: (N, C) class scores of unlabelled clips.
+        T: the weight of equation 3.
+    """
+    log_p = logits.log_softmax(-1)
+    return -T * (pseudo_labels(log_p, delta, below_threshold, confident_target) * log_p).sum(-1)
+
+
+def soften(h: Tensor, temperature: float) -> Tensor:
+    """The teacher's softmax (N, M) at another temperature: flatter above 1, sharper below, as it is at 1."""
+    if temperature == 1:
+        return h
+    h = h.pow(1 / temperature)
+    return h / h.sum(-1, keepdim=True)
 
 
 def distillation_loss(embedding: Tensor, teacher: Tensor) -> Tensor:

@@ -58,11 +58,7 @@ def _pseudo(out: Outputs, p: "Params") -> Tensor:
 
 
 def _distil(out: Outputs, p: "Params") -> Tensor:
-    h = out["teacher"]
-    if p.teacher_temperature != 1:
-        h = h.pow(1 / p.teacher_temperature)
-        h = h / h.sum(-1, keepdim=True)
-    return losses.distillation_loss(out["embedding"], h)
+    return losses.distillation_loss(out["embedding"], losses.soften(out["teacher"], p.teacher_temperature))
 
 
 def _rotation(out: Outputs, p: "Params") -> Tensor:

@@ -14,6 +14,7 @@ import pandas as pd
 from IPython.display import HTML, display
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 
 from videossl_core import codec, figures, frames, sampling
 from videossl_core.teacher import IMAGENET_CLASSES
@@ -115,15 +116,20 @@ def _some(rows: pd.DataFrame, n: int) -> pd.DataFrame:
     return first.iloc[np.linspace(0, len(first) - 1, min(n, len(first))).astype(int)]
 
 
+def centre_clip(data: "Data", p: "Params", video: str) -> tuple[np.ndarray, Tensor]:
+    """The clip in the middle of a video, cropped in the middle: its frames' numbers, (3, T, S, S) uint8."""
+    count = int(data.store.table.loc[video, "frames"])
+    numbers = sampling.clip_frames(count, sampling.centre_start(count, p.clip_frames), p.clip_frames)
+    return numbers, sampling.crop(sampling.read_clip(data.store, video, numbers), p.crop_size, 0.5, 0.5)
+
+
 def clip_rows(data: "Data", p: "Params", videos: int = 4, columns: int = 8) -> Figure:
     """The centre clips of some labelled videos as the network sees them, evenly spaced frames of each."""
     rows = _some(data.rows("labelled"), videos)
     figure, axes = plt.subplots(len(rows), columns, figsize=(10, 1.35 * len(rows)), squeeze=False)
     shown = np.linspace(0, p.clip_frames - 1, columns).round().astype(int)
     for line, row in zip(axes, rows.itertuples(), strict=True):
-        count = int(data.store.table.loc[row.video, "frames"])
-        numbers = sampling.clip_frames(count, sampling.centre_start(count, p.clip_frames), p.clip_frames)
-        clip = sampling.crop(sampling.read_clip(data.store, row.video, numbers), p.crop_size, 0.5, 0.5)
+        numbers, clip = centre_clip(data, p, row.video)
         for axis, t in zip(line, shown, strict=True):
             _draw(clip[:, t].permute(1, 2, 0).numpy(), axis, f"frame {numbers[t]}")
         name = row.class_name.replace("_", " ")
@@ -212,6 +218,11 @@ def film(store: frames.FrameStore, video: str, caption: str = "", width: int = 1
     row = store.table.loc[video]
     fps = float(row.fps) or 25.0
     pictures = map(_picture, store.read(video, np.arange(min(int(row.frames), round(10 * fps)))))
+    return player(pictures, fps, caption, width)
+
+
+def player(pictures: Iterable[np.ndarray], fps: float, caption: str = "", width: int = 160) -> str:
+    """HTML that plays pictures (height, width, 3) uint8, encoded into the page itself."""
     even = (p[: p.shape[0] // 2 * 2, : p.shape[1] // 2 * 2] for p in pictures)  # H.264 wants even sides
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
