@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nbformat
 import pandas as pd
@@ -13,6 +14,7 @@ import papermill
 import psutil
 import pytest
 from papermill.exceptions import PapermillExecutionError
+from PIL import Image
 
 from videossl_core import runs
 from videossl_core.params import ROOT
@@ -24,7 +26,24 @@ PAPERMILL = Path(sys.executable).with_name("papermill")
 def execute(project: Path, name: str, **given) -> nbformat.NotebookNode:
     out = project / "outputs" / f"{name}.ipynb"
     papermill.execute_notebook(project / f"notebooks/{name}.ipynb", out, given, progress_bar=False)
-    return nbformat.read(out, 4)
+    done = nbformat.read(out, 4)
+    check_pictures(done)
+    return done
+
+
+def check_pictures(notebook) -> None:
+    """Each has a text that says what is in it, in HTML for JupyterLab and in its metadata for nbconvert."""
+    for output in (
+        o for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})
+    ):
+        text = output.metadata["image/png"]["alt"]
+        assert len(text.split()) >= 8, text
+        assert not text.startswith("Chart: "), text  # made up of the titles, because the figure got none
+        html = ElementTree.fromstring(
+            output.data["text/html"].replace("data:image/png;base64", "png", 1) + "</img>"
+        )
+        assert html.get("alt") == text
+        assert html.get("src") == "png," + output.data["image/png"].replace("\n", "")
 
 
 def shown(notebook) -> str:
@@ -62,7 +81,10 @@ def test_all_notebooks_in_the_order_of_a_study(project):
     assert "(42.0)" in shown(figures)  # the paper's number, although nothing was run there
     assert pictures(figures) == 3
     for name in ("figure1", "figure4", "figure6"):
-        assert (project / f"outputs/tiny/figures/{name}.svg").exists()
+        saved = project / f"outputs/tiny/figures/{name}.svg"
+        told = ElementTree.parse(saved).findtext("{http://www.w3.org/2000/svg}title")
+        assert told.startswith(f"F{name[1:-1]} {name[-1]}")
+        assert Image.open(saved.with_suffix(".png")).text["Description"] == told
     results = pd.read_csv(project / "outputs/tiny/results.csv")
     columns = [
         "dataset",
@@ -197,6 +219,9 @@ def test_the_demo_command_makes_a_page(project):
     assert all((page.parent / link).exists() for link in links)
     assert html.count("data:image/png;base64,") == 4
     assert html.count(' alt="') == 4
+    for link in links:
+        images = re.findall(r"<img[^>]*>", (page.parent / link).read_text())
+        assert all(re.search(r'alt="[^"]{40,}"', tag) for tag in images)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda n: n.stem)

@@ -1,11 +1,16 @@
-"""The paper's figures and tables and the curves of a run: one style, safe for colour-blind readers."""
+"""The paper's figures and tables and the curves of a run: one style, safe for colour-blind readers, and a
+text for those who do not see the picture."""
 
+import base64
+from html import escape
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython import get_ipython
+from IPython.core.pylabtools import print_figure
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -26,7 +31,7 @@ TITLES = {name: method.title for name, method in METHODS.items()}
 
 
 def style() -> None:
-    """Set the project's plot style; every notebook calls it once."""
+    """Set the project's plot style, and give figures their text alternative; every notebook calls it once."""
     sns.set_theme(context="notebook", style="whitegrid", font_scale=0.9)
     plt.rcParams |= {
         "figure.dpi": 90,
@@ -39,13 +44,40 @@ def style() -> None:
         "legend.frameon": False,
         "figure.constrained_layout.use": True,
     }
+    shell = get_ipython()
+    if hasattr(shell, "kernel"):
+        shell.run_line_magic("matplotlib", "inline")  # now: later it would take its own formatter for PNG
+        shell.display_formatter.formatters["image/png"].pop(Figure, None)
+        shell.display_formatter.mimebundle_formatter.for_type(Figure, _bundle)
+
+
+def described(figure: Figure, text: str) -> Figure:
+    """Give the figure its text alternative: what a reader who does not see it needs to know of it."""
+    figure.alt = " ".join(text.split())
+    return figure
+
+
+def alt(figure: Figure) -> str:
+    """The text alternative; of a figure that got none, its titles and what its axes measure."""
+    if hasattr(figure, "alt"):
+        return figure.alt
+    charts = (", ".join(filter(None, (a.get_title(), a.get_xlabel(), a.get_ylabel()))) for a in figure.axes)
+    return "Chart: " + "; ".join(filter(None, charts))
+
+
+def _bundle(figure: Figure, include=None, exclude=None) -> tuple[dict, dict]:
+    """What a notebook keeps of a figure. nbconvert takes its text from the metadata of the PNG; JupyterLab
+    heeds it only in HTML."""
+    png, text = base64.b64encode(print_figure(figure)).decode(), alt(figure)
+    html = f'<img alt="{escape(text)}" src="data:image/png;base64,{png}">'
+    return {"image/png": png, "text/html": html, "text/plain": text}, {"image/png": {"alt": text}}
 
 
 def save(figure: Figure, path: Path) -> Figure:
-    """Write the figure as PNG and SVG beside each other."""
+    """Write the figure as PNG and SVG beside each other, both with its text alternative inside."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path.with_suffix(".png"))
-    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    figure.savefig(path.with_suffix(".png"), metadata={"Description": alt(figure)})
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Title": alt(figure)})
     return figure
 
 
@@ -72,7 +104,18 @@ def training_curves(log: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
     axes[1, 0].set(title="Pseudo-labels", xlabel="iteration", ylabel="%")
     _accuracy(axes[1, 1], metrics)
     axes[1, 1].set(title="Accuracy", xlabel="iteration")
-    return figure
+    first, last = log.iloc[0], log.iloc[-1]
+    losses = ", ".join(f"{n.removeprefix('loss_')} from {first[n]:.2g} to {last[n]:.2g}" for n in names)
+    sure = (
+        f" {last.confident_pct:.0f} % of the unlabelled clips are confident."
+        if "confident_pct" in log
+        else ""
+    )
+    return described(
+        figure,
+        f"""Four charts over {last.step:.0f} iterations. Loss parts: {losses}. Learning rate from
+        {first.lr:.2g} to {last.lr:.2g}.{sure} {_in_words(metrics)}""",
+    )
 
 
 def _accuracy(axis, metrics: pd.DataFrame) -> None:
@@ -95,12 +138,24 @@ def _accuracy(axis, metrics: pd.DataFrame) -> None:
     axis.legend()
 
 
+def _in_words(metrics: pd.DataFrame) -> str:
+    """First and last clip and video top-1 of each subset."""
+    words = []
+    for subset, rows in metrics.groupby("subset"):
+        for kind in ("clip", "video"):
+            values = rows[f"{kind}_top1"]
+            words.append(f"{kind} top-1 on {subset} from {values.iloc[0]:.1f} to {values.iloc[-1]:.1f} %")
+    return f"Accuracy: {', '.join(words)}." if words else "No evaluation yet."
+
+
 def figure4(metrics: pd.DataFrame, title: str = "") -> Figure:
     """Figure 4: clip and video top-1 over the iterations."""
     figure, axis = plt.subplots(figsize=(6, 4))
     _accuracy(axis, metrics)
     axis.set(xlabel="iteration", title=title)
-    return figure
+    return described(
+        figure, f"Figure 4, {title}: chart over {metrics.step.max()} iterations. {_in_words(metrics)}"
+    )
 
 
 def figure1(results: pd.DataFrame) -> Figure:
@@ -114,7 +169,9 @@ def figure1(results: pd.DataFrame) -> Figure:
         )
     axis.set(xlabel="labelled videos, %", ylabel="video top-1, %", ylim=(0, None))
     axis.legend()
-    return figure
+    means = results.groupby(["method", "label_pct"]).video_top1.mean()
+    words = (f"{TITLES.get(m, m)} {value:.1f} at {pct:g} % labels" for (m, pct), value in means.items())
+    return described(figure, f"Figure 1: video top-1 in % against the share of labels. {', '.join(words)}.")
 
 
 def figure6(ours: pd.DataFrame, baseline: pd.DataFrame, kind: str = "clip", names: int = 5) -> Figure:
@@ -138,9 +195,12 @@ def figure6(ours: pd.DataFrame, baseline: pd.DataFrame, kind: str = "clip", name
         )
     share = 100 * (gain > 0).mean()
     axis.set(xlabel="class, sorted", ylabel=f"gain in {kind} top-1, points", xticks=[])
-    axis.set_title(f"{share:.0f} % of the classes improve, mean gain {gain.mean():+.1f} points", loc="left")
+    title = f"{share:.0f} % of the classes improve, mean gain {gain.mean():+.1f} points"
+    axis.set_title(title, loc="left")
     axis.margins(y=0.3)
-    return figure
+    ends = gain if len(gain) <= 2 * names else pd.concat([gain.head(names), gain.tail(names)])
+    words = ", ".join(f"{name} {value:+.1f}" for name, value in ends.items())
+    return described(figure, f"Figure 6: gain in {kind} top-1 by class. {title}. Best to worst: {words}.")
 
 
 def confusion(table: pd.DataFrame, classes: list[str]) -> Figure:
@@ -156,7 +216,14 @@ def confusion(table: pd.DataFrame, classes: list[str]) -> Figure:
                 cbar_kws={"label": "% of the class's videos"}, annot_kws={"size": 8},
                 xticklabels=few or 5, yticklabels=few or 5)  # fmt: skip
     axis.set(xlabel="said", ylabel="true")
-    return figure
+    wrong = table[table.class_name != table.video_pred]
+    pairs = wrong.groupby(["class_name", "video_pred"]).size().sort_values(ascending=False).head(5)
+    words = ", ".join(f"{true} taken for {said} ({n})" for (true, said), n in pairs.items())
+    return described(
+        figure,
+        f"""Confusion matrix of {len(classes)} classes: {len(table) - len(wrong)} of {len(table)} videos are
+        right. {f"Most frequent mistakes: {words}." if words else ""}""",
+    )
 
 
 def paper_results() -> pd.DataFrame:

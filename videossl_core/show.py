@@ -97,7 +97,12 @@ def role_bars(split: pd.DataFrame, classes: list[str]) -> Figure:
         axis.tick_params(axis="x", rotation=60)
     else:
         axis.set(xticks=[], xlabel="classes")
-    return figure
+    return figures.described(
+        figure,
+        f"""Bars of the training videos of {len(counts)} classes: {counts.labelled.sum()} labelled,
+        {counts.labelled.min()} to {counts.labelled.max()} a class, and {counts.unlabelled.sum()} unlabelled,
+        {counts.unlabelled.min()} to {counts.unlabelled.max()} a class.""",
+    )
 
 
 def _picture(jpeg: bytes) -> np.ndarray:
@@ -136,7 +141,11 @@ def clip_rows(data: "Data", p: "Params", videos: int = 4, columns: int = 8) -> F
         line[0].text(
             -0.1, 0.5, name, transform=line[0].transAxes, rotation=90, ha="right", va="center", fontsize=8
         )
-    return figure
+    return figures.described(
+        figure,
+        f"""{columns} frames each of the middle clips of {len(rows)} videos, cropped to {p.crop_size} pixels:
+        {", ".join(rows.class_name)}.""",
+    )
 
 
 def teacher_bars(data: "Data", p: "Params", videos: int = 4, names: int = 5) -> Figure:
@@ -145,6 +154,7 @@ def teacher_bars(data: "Data", p: "Params", videos: int = 4, names: int = 5) -> 
     figure, axes = plt.subplots(
         2, len(rows), figsize=(2.6 * len(rows), 4), height_ratios=(3, 2), squeeze=False
     )
+    words = []
     for (above, below), row in zip(axes.T, rows.itertuples(), strict=True):
         middle = int(data.store.table.loc[row.video, "frames"]) // 2 // data.store.settings.teacher_stride
         jpeg = data.store.read(row.video, np.array([middle]), teacher=True)[0]
@@ -156,7 +166,10 @@ def teacher_bars(data: "Data", p: "Params", videos: int = 4, names: int = 5) -> 
         below.invert_yaxis()
         for i, m in enumerate(best):
             below.annotate(IMAGENET_CLASSES[m], (0.02, i), va="center", fontsize=8)
-    return figure
+        words.append(f"{row.class_name}: " + ", ".join(f"{IMAGENET_CLASSES[m]} {h[m]:.2f}" for m in best))
+    return figures.described(
+        figure, f"A frame of {len(rows)} videos and the teacher's surest answers. {'; '.join(words)}."
+    )
 
 
 def store_table(data: "Data") -> pd.DataFrame:
@@ -198,7 +211,7 @@ def figure5(chosen: pd.DataFrame, models: dict[str, pd.DataFrame], store: frames
         figure, axis = plt.subplots(figsize=(5, 1))
         axis.text(0, 0.5, "No test video that the last model gets right and the first gets wrong.")
         axis.axis("off")
-        return figure
+        return figures.described(figure, axis.texts[0].get_text())
     columns = min(3, len(chosen))
     lines = -(-len(chosen) // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(3.3 * columns, 3.4 * lines), squeeze=False)
@@ -210,7 +223,11 @@ def figure5(chosen: pd.DataFrame, models: dict[str, pd.DataFrame], store: frames
         axis.set_title(row.class_name, fontsize=9)
         axis.text(0.5, -0.03, "\n".join(_answers(models, row.video)), transform=axis.transAxes,
                   ha="center", va="top", fontsize=8)  # fmt: skip
-    return figure
+    words = (f"{row.class_name} ({'; '.join(_answers(models, row.video))})" for row in chosen.itertuples())
+    return figures.described(
+        figure,
+        f"Figure 5: the middle frame of {len(chosen)} videos, and what each model said. {'. '.join(words)}.",
+    )
 
 
 def film(store: frames.FrameStore, video: str, caption: str = "", width: int = 160) -> str:
