@@ -83,7 +83,7 @@ def test_rotation_marks_are_followed(tmp_path, degrees):
     assert bright(clip) == WHERE[degrees]
     row = store.table.loc["v.mp4"]
     assert (row.height, row.width) == ((96, 64) if degrees % 180 else (64, 96))
-    for_teacher = store.images("v.mp4", np.array([0]), teacher=True)[0].numpy()
+    for_teacher = store.images("v.mp4", np.array([0]), teacher=True)[0].transpose(2, 0, 1)
     assert bright(for_teacher[:, None]) == WHERE[degrees]
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from videossl_core.models import BACKBONES, Shortcut, StemPool, VideoNet
+from videossl_core.models import BACKBONES, Shortcut, StemPool, VideoNet, folded
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,22 @@ def test_dividing_the_input_by_a_variance_would_change_nothing(backbone):
     usual = network(clips)["classes"]
     scaled = network((clips - network.mean) / 58 + network.mean)["classes"]
     assert torch.allclose(usual, scaled, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_folding_batch_norms_changes_no_output(backbone):
+    torch.manual_seed(0)
+    network = VideoNet(backbone, {"classes": 3}, shortcut="B").double()
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm3d):
+            for values in (layer.weight.data, layer.bias.data, layer.running_mean, layer.running_var):
+                values.uniform_(0.5, 1.5)
+    clips = torch.randint(0, 256, (2, 3, 8, 32, 32)).double()
+    before = sum(isinstance(m, torch.nn.BatchNorm3d) for m in network.modules())
+    quick = folded(network)
+    assert network.training
+    assert sum(isinstance(m, torch.nn.BatchNorm3d) for m in quick.modules()) < before / 2
+    torch.testing.assert_close(quick(clips)["classes"], network.eval()(clips)["classes"])
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 16, 12, 10), (1, 2, 1, 1, 1), (2, 3, 5, 7, 8)])

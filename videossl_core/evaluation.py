@@ -10,6 +10,7 @@ from torch import nn
 
 from videossl_core.distributed import Ranks
 from videossl_core.frames import FrameStore
+from videossl_core.models import folded
 from videossl_core.pool import quiet
 from videossl_core.sampling import TestClips, ahead, loader
 
@@ -61,7 +62,7 @@ def predict(
     mean of the softmax over all consecutive non-overlapping clips.
 
     Args:
-        network: maps clips to {"classes": (N, C) logits}; its training mode is restored afterwards.
+        network: maps clips to {"classes": (N, C) logits}; it stays as it is.
         rows: videos with the columns video, class_name, label.
         ranks: the processes that share the work; each looks at its own videos and gets all answers.
     """
@@ -71,21 +72,15 @@ def predict(
     clip_probs = np.zeros((len(mine), len(classes)))
     video_probs = np.zeros((len(mine), len(classes)))
     batches = loader(clips, p, device, batch_size=p.batch_size)
-    training = network.training
-    network.eval()
-    try:
-        for pixels, video, centre in progress(ahead(batches), len(batches), "evaluating"):
-            probs = (
-                network(pixels.to(device, non_blocking=True))["classes"].double().softmax(-1).cpu().numpy()
-            )
-            if not np.isfinite(probs).all():
-                bad = clips.videos[int(video[~np.isfinite(probs).all(1)][0])]
-                raise FloatingPointError(f"{bad}: what the network says of it is not finite")
-            video, centre = video.numpy(), centre.numpy()
-            clip_probs[video[centre]] = probs[centre]
-            np.add.at(video_probs, video[~centre], probs[~centre])
-    finally:
-        network.train(training)
+    network = folded(network)
+    for pixels, video, centre in progress(ahead(batches), len(batches), "evaluating"):
+        probs = network(pixels.to(device, non_blocking=True))["classes"].double().softmax(-1).cpu().numpy()
+        if not np.isfinite(probs).all():
+            bad = clips.videos[int(video[~np.isfinite(probs).all(1)][0])]
+            raise FloatingPointError(f"{bad}: what the network says of it is not finite")
+        video, centre = video.numpy(), centre.numpy()
+        clip_probs[video[centre]] = probs[centre]
+        np.add.at(video_probs, video[~centre], probs[~centre])
     video_probs /= video_probs.sum(1, keepdims=True)
     clip_probs, video_probs = _together(ranks.gather((clip_probs, video_probs)), len(rows))
     table = rows[["video", "class_name", "label"]].reset_index(drop=True)

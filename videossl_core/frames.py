@@ -11,18 +11,15 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 import pandas as pd
+import simplejpeg
 from PIL import Image
 
 from videossl_core import codec, files, pool
 from videossl_core.pool import quiet
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 TEACHER_SIDE = 224
 """Side of the teacher's frames: the short side of the video is resized to 256, the centre is cropped."""
@@ -252,15 +249,20 @@ class FrameStore:
         except (ValueError, struct.error) as error:
             raise ValueError(f"{path}: {error}; delete it and run data_prep again") from None
 
-    def images(self, video: str, numbers: np.ndarray, teacher: bool = False) -> "list[Tensor]":
-        """The same frames as (3, H, W) uint8 tensors."""
-        import torch  # here, because the processes that decode videos do without it
-        from torchvision.io import decode_jpeg
+    def images(self, video: str, numbers: np.ndarray, teacher: bool = False) -> np.ndarray:
+        """The same frames as pixels, (N, S, S, 3) uint8.
 
-        jpegs = self.read(video, numbers, teacher)
+        Raises:
+            ValueError: an image is damaged, or of another size than this store's.
+        """
+        side = TEACHER_SIDE if teacher else self.settings.frame_size
+        out = np.empty((len(numbers), side, side, 3), np.uint8)
         try:
-            return decode_jpeg([torch.frombuffer(jpeg, dtype=torch.uint8) for jpeg in jpegs])
-        except (RuntimeError, ValueError) as error:
+            for jpeg, into in zip(self.read(video, numbers, teacher), out, strict=True):
+                if simplejpeg.decode_jpeg(jpeg, buffer=into).shape != into.shape:
+                    raise ValueError("an image of another size")
+        except ValueError as error:
             raise ValueError(
                 f"{self.path(video)}: damaged; delete it and run data_prep again ({error})"
             ) from error
+        return out

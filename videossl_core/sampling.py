@@ -72,8 +72,7 @@ def centre_start(count: int, length: int) -> int:
 
 def read_clip(store: FrameStore, video: str, numbers: np.ndarray) -> Tensor:
     """(3, T, S, S) uint8: the frames with these numbers at the store's size S."""
-    frames = [image.permute(1, 2, 0) for image in store.images(video, numbers)]  # as JPEG has them in memory
-    return torch.stack(frames).permute(3, 0, 1, 2)
+    return torch.from_numpy(store.images(video, numbers)).permute(3, 0, 1, 2)
 
 
 def together(clips: list[Tensor]) -> Tensor:

@@ -146,7 +146,8 @@ def build_targets(p: "Params", store: FrameStore, videos: list[str], device: str
         todo = missing()  # another process may have done it while this one waited
         for video in progress(todo, len(todo), f"asking the teacher ({p.teacher})"):
             frames = store.images(video, np.arange(counts[video]), teacher=True)
-            h = torch.cat([classifier(part.to(device)) for part in torch.stack(frames).split(64)])
+            parts = torch.from_numpy(frames).permute(0, 3, 1, 2).split(64)
+            h = torch.cat([classifier(part.to(device)) for part in parts])
             if h.shape[1] != targets.classes:
                 raise TeacherError(
                     f"the teacher has {h.shape[1]} classes; M = {targets.classes} are expected"
