@@ -20,7 +20,7 @@ setup: .venv/ready  ## the environment alone
 	touch $@
 
 demo: .venv/ready  ## train, evaluate and explain VideoSSL on rendered videos (SEED=0)
-	$(BIN)/python -m videossl_core.report demo --seed $(SEED)
+	$(BIN)/python -m videossl_core.study demo --seed $(SEED)
 
 test: .venv/ready  ## all tests, each notebook executed
 	$(BIN)/ruff check .

@@ -208,7 +208,7 @@ def confusion(table: pd.DataFrame, classes: list[str]) -> Figure:
     counts = pd.crosstab(table.class_name, table.video_pred).reindex(
         index=classes, columns=classes, fill_value=0
     )
-    share = 100 * counts.div(counts.sum(1).clip(lower=1), axis=0)
+    share = 100 * counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
     side = min(14, 2.5 + 0.35 * len(classes))
     figure, axis = plt.subplots(figsize=(side + 1, side))
     few = len(classes) <= 20

@@ -13,7 +13,7 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
-from videossl_core import estimate, methods, params, report
+from videossl_core import estimate, methods, notebooks, params
 from videossl_core.params import ROOT
 
 
@@ -151,7 +151,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("target", type=Path, help="the executed notebook")
     asked, rest = parser.parse_known_args(words)
     with one_gpu(asked.target.parent):
-        report.execute(asked.notebook, asked.target, **parse(rest))
+        notebooks.execute(asked.notebook, asked.target, **parse(rest))
 
 
 if __name__ == "__main__":

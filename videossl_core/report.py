@@ -1,149 +1,221 @@
-"""Run the notebooks for one data set and turn what they show into a page that opens from the disk.
+"""Finished runs and executed notebooks as a static site that opens from the disk.
 
-``python -m videossl_core.report demo`` is what ``make demo`` calls.
+``python -m videossl_core.report`` is what ``make report`` calls. Everything is read from the runs' files; no
+video is decoded and no network asked.
 """
 
 import argparse
-import base64
 import sys
-import time
-from html import escape
 from pathlib import Path
 
-import nbformat
 import pandas as pd
-import papermill
-from nbconvert import HTMLExporter
-from papermill.exceptions import PapermillExecutionError
+from markupsafe import Markup
 
-from videossl_core import files, params, runs
-from videossl_core.methods import METHODS
-from videossl_core.params import ROOT
-
-COMPARED = ("supervised", "videossl")
-
-_PAGE = """<!doctype html>
-<html lang="en"><head>
-<meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>
-body {{ font: 16px/1.55 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
-h1, h2 {{ line-height: 1.2; margin-top: 2em }} h1 {{ margin-top: 0 }}
-table {{ border-collapse: collapse; margin: 1rem 0 }}
-th, td {{ padding: .3rem .9rem; text-align: right; border-bottom: 1px solid #ddd }}
-th:first-child, td:first-child {{ text-align: left }}
-img {{ max-width: 100% }} figure {{ margin: 1rem 0 }} figcaption {{ color: #666; font-size: 90% }}
-a {{ color: #0072b2 }}
-.pair {{ display: flex; flex-wrap: wrap; gap: 1rem }} .pair figure {{ flex: 1 1 24rem }}
-</style></head><body>
-{body}
-</body></html>
-"""
+from videossl_core import figures, files, notebooks, params, parts, runs
+from videossl_core.site import Media, Site, link, table
 
 
-def execute(notebook: str, target: Path, **given) -> Path:
-    """Run ``notebooks/<notebook>.ipynb`` by papermill and say how long it took.
+def build(outputs: Path, dataset: str | None = None) -> Site:
+    """Bring ``outputs/report`` up to date for one data set or for all that have finished runs.
 
     Raises:
-        PapermillExecutionError: a cell failed; the executed notebook shows which.
+        runs.RunError: there is no finished run.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
-    print(f"{target.stem:<24}", end="", flush=True)
-    source = ROOT / "notebooks" / f"{notebook}.ipynb"
-    quiet = ["--log-level=40"]  # the kernel's errors only: it warns of each local connection
-    papermill.execute_notebook(source, target, given, progress_bar=False, extra_arguments=quiet)
-    print(f"{time.perf_counter() - start:5.0f} s   {target}", flush=True)
-    return target
+    found = runs.find(outputs)
+    names = sorted(found.dataset.unique())
+    if not names or (dataset and dataset not in names):
+        there = f"; there are some of {', '.join(names)}" if names else "; make demo makes two"
+        raise runs.RunError(f"no finished run of {dataset or 'any data set'} below {outputs}{there}")
+    figures.style()
+    folder = outputs / "report"
+    asked = [dataset] if dataset else names
+    shown = [n for n in names if n in asked or (folder / home(n)).exists()]
+    with files.locked(folder):
+        site = Site(folder)
+        try:
+            pages = [_notebook(site, outputs, path, shown) for path in notebooks.below(outputs)]
+            pages = [page for page in pages if page]
+            for name in asked:
+                mine = found[found.dataset == name].reset_index(drop=True)
+                for row in mine.itertuples():
+                    _run_page(site, mine, row)
+                _dataset_page(site, mine, [p for p in pages if p["dataset"] == name])
+            _index_page(site, found, shown, [p for p in pages if p["dataset"] not in shown])
+        finally:
+            site.close([f"runs/{name}/" for name in asked] + ["notebooks/"] if dataset else [""])
+    return site
 
 
-def run_all(p: params.Params) -> list[Path]:
-    """Prepare, train and evaluate the two compared methods, and make the figures of what came out."""
-    folder = p.outputs / p.dataset / "notebooks" / f"seed{p.seed}"
-    given = {"dataset": p.dataset, "label_pct": p.label_pct, "seed": p.seed}
-    made = [execute("data_prep", folder / "1_data_prep.ipynb", **given)]
-    for number, notebook in ((2, "train"), (3, "evaluate")):
-        for method in COMPARED:
-            made.append(
-                execute(notebook, folder / f"{number}_{notebook}_{method}.ipynb", **given, method=method)
-            )
-    made.append(execute("qualitative", folder / "4_qualitative.ipynb", **given))
-    figures = {"datasets": p.dataset, "label_pct": p.label_pct, "seed": p.seed}
-    return [*made, execute("paper_figures", folder / "5_paper_figures.ipynb", **figures)]
+def home(dataset: str) -> str:
+    return f"runs/{dataset}/index.html"
 
 
-def result_table(p: params.Params) -> pd.DataFrame:
-    """Clip and video top-1 of the compared methods' runs with these parameters, and the difference."""
-    found = runs.find(p.outputs, p.dataset)
-    found = found[(found.label_pct == p.label_pct) & (found.seed == p.seed)].set_index("method")
-    table = found.loc[list(COMPARED), ["clip_top1", "video_top1"]]
-    table.loc["gain"] = table.loc[COMPARED[1]] - table.loc[COMPARED[0]]
-    return table.rename(index={name: METHODS[name].title for name in COMPARED}).rename_axis(None).round(1)
+def _name(row) -> str:
+    return f"{row.method}-{row.label_pct:g}-seed{row.seed}"
 
 
-def _image(path: Path, caption: str) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    alt = escape(caption, quote=True)
-    return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{alt}"><figcaption>{alt}</figcaption></figure>'
+def _notebook(site: Site, outputs: Path, path: Path, shown: list[str]) -> dict | None:
+    inside = path.relative_to(outputs)
+
+    def fill(_: Media) -> dict | None:
+        notebook = notebooks.read(path)
+        if notebook is None:
+            return None
+        told = str(notebooks.told(notebook).get("dataset", ""))
+        index = {"title": notebooks.title(notebook, path.stem), "file": inside.as_posix()}
+        index["dataset"] = inside.parts[0] if inside.parts[0] in shown else told
+        there = "../" * len(inside.parts) + home(index["dataset"])
+        up = [(there, index["dataset"])] if index["dataset"] in shown else []
+        return {**index, "body": Markup(notebooks.to_html(notebook)), "up": up, "index": index}
+
+    page = f"notebooks/{inside.with_suffix('.html').as_posix()}"
+    return site.page(page, "notebook.html.j2", [path], fill, shown)
+
+
+def _index_page(site: Site, found: pd.DataFrame, shown: list[str], others: list[dict]) -> None:
+    def fill(_: Media) -> dict:
+        rows = []
+        for name, mine in found.groupby("dataset"):
+            best = mine.groupby(["method", "label_pct"]).video_top1.mean().sort_values()
+            method, pct = best.index[-1]
+            rows.append({
+                "data set": link(home(name), name) if name in shown else name,
+                "finished runs": len(mine),
+                "label fractions, %": ", ".join(f"{f:g}" for f in sorted(mine.label_pct.unique())),
+                "best video_top1, %": float(best.iloc[-1]),
+                "of": f"{parts.title(method)} at {pct:g} %",
+            })  # fmt: skip
+        caption = "Data sets with finished runs; the best is a mean over seeds"
+        return {"title": "Results", "datasets": table(pd.DataFrame(rows), caption), "notebooks": others}
+
+    inputs = [runs.Run(Path(folder)).provenance for folder in found.folder]
+    site.page("index.html", "index.html.j2", inputs, fill, [shown, others])
+
+
+# ---- The page of a data set
+
+
+def _dataset_page(site: Site, mine: pd.DataFrame, pages: list[dict]) -> None:
+    name = mine.dataset.iloc[0]
+    fractions = sorted(mine.label_pct.unique())
+
+    def fill(media: Media) -> dict:
+        split = runs.Run(Path(mine.folder.iloc[0])).read_split()
+        tests = int((split.role == "test").sum())
+        titled = [link(f"{_name(row)}.html", parts.title(row.method)) for row in mine.itertuples()]
+        every = mine.assign(run=titled, split_sha256=mine.split_sha256.str[:12], commit=mine.commit.str[:10])
+        every = every.drop(columns=["dataset", "method", "folder"])
+        every = every[["run", *every.columns.drop("run")]]
+        scores = [parts.results(mine, pct) for pct in fractions]
+        spread = "; ± is the standard deviation between seeds" if mine.seed.nunique() > 1 else ""
+        return {
+            "title": f"Results on {name}",
+            "up": [],
+            "classes": split.class_name[split.role == "test"].nunique(),
+            "training": len(split) - tests,
+            "tests": tests,
+            "runs": len(mine),
+            "results": [
+                table(score, f"{pct:g} % of the labels, top-1 in %{spread}")
+                for pct, score in zip(fractions, scores, strict=True)
+            ],
+            "paper": any("video_top1, paper" in score for score in scores),
+            "figure1": parts.figure1(media, mine) if len(fractions) > 1 else None,
+            "fractions": [_fraction(media, mine, pct) for pct in fractions],
+            "every": table(every, "Finished runs, top-1 in %; the hash names the label split"),
+            "notebooks": pages,
+        }
+
+    inputs = [path for folder in mine.folder for path in _read_by_pages(runs.Run(Path(folder)))]
+    site.page(home(name), "dataset.html.j2", inputs, fill, [list(mine.folder), pages])
+
+
+def _read_by_pages(run: runs.Run) -> list[Path]:
+    return [path for path in run.files if path != run.checkpoint]
+
+
+def _fraction(media: Media, mine: pd.DataFrame, pct: float) -> dict:
+    """Pictures of one label fraction: of the first seed that has the most methods, the paper's own first."""
+    at = mine[mine.label_pct == pct]
+    seed = at.groupby("seed").size().sort_values(ascending=False, kind="stable").index[0]
+    at = at[at.seed == seed].set_index("method")
+    ours = "videossl" if "videossl" in at.index else at.video_top1.idxmax()
+    chosen = runs.Run(Path(at.folder[ours]))
+    baseline = "supervised" if "supervised" in at.index and ours != "supervised" else None
+    mark = f"{pct:g}"
+    told = {"heading": f"{pct:g} % of the labels, seed {seed}: {parts.title(ours)}"}
+    told["curves"] = parts.curves(media, chosen, f"curves-{mark}", parts.title(ours))
+    told["gain"] = (
+        parts.gain(media, chosen, runs.Run(Path(at.folder[baseline])), f"gain-{mark}") if baseline else None
     )
+    told["matrices"] = [
+        parts.matrix(media, runs.Run(Path(at.folder[m])), f"confusion-{m}-{mark}", parts.title(m))
+        for m in (baseline, ours) if m
+    ]  # fmt: skip
+    told["pairs"] = parts.mistakes(pd.read_csv(chosen.predictions_test), parts.title(ours))
+    return told
 
 
-def write_page(p: params.Params, notebooks: list[Path]) -> Path:
-    """One page with the outcome and the pictures, and a page for each executed notebook without its code."""
-    folder = p.outputs / p.dataset / "report" / f"seed{p.seed}"
-    exporter = HTMLExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
-    links = []
-    for path in notebooks:
-        html, _ = exporter.from_notebook_node(nbformat.read(path, 4), {"metadata": {"name": path.stem}})
-        files.write_text(folder / f"{path.stem}.html", html)
-        links.append(f'<li><a href="{path.stem}.html">{escape(path.stem[2:].replace("_", " "))}</a></li>')
-    table = result_table(p)
-    first, last = (runs.Run(p.model_copy(update={"method": m}).run_dir) for m in COMPARED)
-    tests = len(pd.read_csv(last.predictions_test))
-    curves = "Loss parts, learning rate, confident pseudo-labels, and accuracy over the iterations"
-    answers = "Middle frame, true class, and what each model said with which confidence"
-    matrix = "rows are the true class, columns what the network said of the whole video"
-    body = f"""
-<h1>VideoSSL on {escape(p.dataset)}: {p.label_pct:g} % of the labels</h1>
-<p>Two networks of the same shape saw the same number of iterations with the same schedule.
-<b>Supervised</b> learnt from the labelled videos alone. <b>VideoSSL</b> also learnt from the unlabelled ones:
-from what an ImageNet classifier says of their frames, and from its own confident predictions. Both were
-tested on {tests} videos that neither had seen. Top-1 in percent, seed {p.seed}:</p>
-{table.to_html(border=0)}
-<p><b>Clip</b> top-1 looks at the clip in the middle of each video, <b>video</b> top-1 at the average over all
-of its clips. One run is one draw of labels and first weights: expect a few points between seeds.</p>
-<h2>How VideoSSL trained</h2>
-{_image(last.folder / "curves.png", curves)}
-<h2>What it gets right that the supervised network does not</h2>
-{_image(last.folder / "figure5.png", answers)}
-<h2>What is confused with what</h2>
-<div class="pair">{_image(first.folder / "confusion.png", f"Supervised: {matrix}")}
-{_image(last.folder / "confusion.png", f"VideoSSL: {matrix}")}</div>
-<h2>All notebooks, as they ran</h2>
-<ul>{"".join(links)}</ul>
-<p>With their code they are in <code>{escape(str(notebooks[0].parent))}</code>.</p>
-"""
-    files.write_text(folder / "index.html", _PAGE.format(title=f"VideoSSL on {escape(p.dataset)}", body=body))
-    return folder / "index.html"
+# ---- The page of a run
+
+
+def _run_page(site: Site, mine: pd.DataFrame, row) -> None:
+    run = runs.Run(Path(row.folder))
+    siblings = mine[(mine.label_pct == row.label_pct) & (mine.seed == row.seed)]
+    others = {r.method: runs.Run(Path(r.folder)) for r in siblings.itertuples()}
+    baseline = others.get("supervised") if row.method != "supervised" else None
+
+    def fill(media: Media) -> dict:
+        p, facts, split = run.read_params(), run.read_provenance(), run.read_split()
+        roles = split.role.value_counts()
+        per_class = pd.read_csv(run.per_class).drop(columns="label").rename(columns={"class_name": "class"})
+        if baseline:
+            before = pd.read_csv(baseline.per_class).set_index("class_name").video_top1
+            per_class["video_top1 against supervised"] = [
+                f"{value:+.1f}"
+                for value in per_class.video_top1 - before.reindex(per_class["class"]).to_numpy()
+            ]
+        metrics = pd.read_csv(run.metrics)
+        name = f"{parts.title(row.method)}, {row.label_pct:g} % of the labels, seed {row.seed}"
+        return {
+            "title": f"{name}, on {row.dataset}",
+            "up": [("index.html", row.dataset)],
+            "clip": f"{row.clip_top1:.1f}",
+            "video": f"{row.video_top1:.1f}",
+            "tests": int(roles.get("test", 0)),
+            "steps": row.steps,
+            "minutes": f"{row.minutes:g}",
+            "labelled": int(roles.get("labelled", 0)),
+            "unlabelled": int(roles.get("unlabelled", 0)),
+            "curves": parts.curves(media, run, "curves", parts.title(row.method)),
+            "metrics": table(metrics[runs.METRICS], "Evaluations, top-1 in %"),
+            "gain": parts.gain(media, run, baseline, "gain") if baseline else None,
+            "per_class": table(per_class, "Test videos of each class, top-1 in %"),
+            "matrix": parts.matrix(media, run, "confusion", parts.title(row.method)),
+            "pairs": parts.mistakes(pd.read_csv(run.predictions_test), parts.title(row.method)),
+            **parts.films(media, run, others),
+            "provenance": table(parts.flat(facts), "Provenance of the run"),
+            "parameters": table(parts.flat(p), "Parameters of the run"),
+        }  # fmt: skip
+
+    inputs = [path for other in others.values() for path in _read_by_pages(other)]
+    page = f"runs/{row.dataset}/{_name(row)}.html"
+    site.page(page, "run.html.j2", [*inputs, parts.store_of(run).table_path], fill, list(others))
 
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m videossl_core.report", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("dataset", help="a file params/<dataset>.yaml")
-    parser.add_argument("--label-pct", type=float, default=10)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("dataset", nargs="?", help="only this data set; otherwise all with finished runs")
+    parser.add_argument("--outputs", type=Path, default=params.ROOT / "outputs", help="where the runs are")
     asked = parser.parse_args(words)
-    p = params.load(dataset=asked.dataset, label_pct=asked.label_pct, seed=asked.seed)
     try:
-        notebooks = run_all(p)
-    except PapermillExecutionError as error:
-        print(f"\n{error}", file=sys.stderr)
-        sys.exit(1)
-    page = write_page(p, notebooks)
-    print(f"\n{p.dataset}, {p.label_pct:g} % labels, seed {p.seed}, top-1 in percent\n\n{result_table(p)}\n")
-    print(f"Report: {page}")
+        site = build(asked.outputs.resolve(), asked.dataset or None)
+    except runs.RunError as error:
+        sys.exit(str(error))
+    print(f"{len(site.written)} pages made, {len(site.pages) - len(site.written)} as before")
+    print(f"Report: {site.folder / 'index.html'}")
 
 
 if __name__ == "__main__":

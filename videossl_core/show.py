@@ -200,7 +200,7 @@ def instructive(models: dict[str, pd.DataFrame], n: int) -> pd.DataFrame:
     return better.assign(turn=turn).sort_values("turn", kind="stable").drop(columns="turn").head(n)
 
 
-def _answers(models: dict[str, pd.DataFrame], video: str) -> list[str]:
+def answers(models: dict[str, pd.DataFrame], video: str) -> list[str]:
     said = {m: table.set_index("video").loc[video] for m, table in models.items()}
     return [f"{figures.TITLES[m]}: {row.video_pred} ({row.video_confidence:.2f})" for m, row in said.items()]
 
@@ -221,7 +221,7 @@ def figure5(chosen: pd.DataFrame, models: dict[str, pd.DataFrame], store: frames
         middle = int(store.table.loc[row.video, "frames"]) // 2 // store.settings.teacher_stride
         _draw(_picture(store.read(row.video, np.array([middle]), teacher=True)[0]), axis)
         axis.set_title(row.class_name, fontsize=9)
-        axis.text(0.5, -0.03, "\n".join(_answers(models, row.video)), transform=axis.transAxes,
+        axis.text(0.5, -0.03, "\n".join(answers(models, row.video)), transform=axis.transAxes,
                   ha="center", va="top", fontsize=8)  # fmt: skip
     words = (f"{row.class_name} ({'; '.join(_answers(models, row.video))})" for row in chosen.itertuples())
     return figures.described(
@@ -230,8 +230,8 @@ def figure5(chosen: pd.DataFrame, models: dict[str, pd.DataFrame], store: frames
     )
 
 
-def film(store: frames.FrameStore, video: str, caption: str = "", width: int = 160) -> str:
-    """HTML of a playable video: its stored frames, at most ten seconds, encoded into the page itself."""
+def write_film(store: frames.FrameStore, video: str, path: Path) -> None:
+    """The stored frames of a video, at most ten seconds, as MP4."""
     row = store.table.loc[video]
     fps = float(row.fps) or 25.0
     pictures = map(_picture, store.read(video, np.arange(min(int(row.frames), round(10 * fps)))))
@@ -241,9 +241,14 @@ def film(store: frames.FrameStore, video: str, caption: str = "", width: int = 1
 def player(pictures: Iterable[np.ndarray], fps: float, caption: str = "", width: int = 160) -> str:
     """HTML that plays pictures (height, width, 3) uint8, encoded into the page itself."""
     even = (p[: p.shape[0] // 2 * 2, : p.shape[1] // 2 * 2] for p in pictures)  # H.264 wants even sides
+    codec.write(path, even, fps)
+
+
+def film(store: frames.FrameStore, video: str, caption: str = "", width: int = 160) -> str:
+    """HTML of a playable video, encoded into the page itself."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        codec.write(path, even, fps)
+        write_film(store, video, path)
         data = base64.b64encode(path.read_bytes()).decode()
     box = f"display:inline-block;margin:4px;width:{width}px;vertical-align:top"
     return (
@@ -257,7 +262,7 @@ def players(chosen: pd.DataFrame, models: dict[str, pd.DataFrame], store: frames
     """The chosen videos side by side, playable, with the models' answers below each."""
     films = []
     for row in chosen.itertuples():
-        caption = "<br>".join([f"<b>{row.class_name}</b>", *_answers(models, row.video)])
+        caption = "<br>".join([f"<b>{row.class_name}</b>", *answers(models, row.video)])
         films.append(film(store, row.video, caption, width=200))
     return HTML("".join(films) or "<i>nothing to show</i>")
 

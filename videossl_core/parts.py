@@ -1,0 +1,128 @@
+"""What the report's pages are made of: tables, described pictures, films; each from a run's files."""
+
+import pandas as pd
+
+from videossl_core import figures, frames, runs, show
+from videossl_core.site import Media, table
+
+_FILMS = 6
+
+
+def title(method: str) -> str:
+    return figures.TITLES.get(method, method)
+
+
+def results(found: pd.DataFrame, pct: float) -> pd.DataFrame:
+    """Clip and video top-1 at one label fraction: mean over seeds ± standard deviation, beside the paper's.
+
+    Args:
+        found: finished runs of one data set.
+    """
+    paper = figures.paper_results()
+    paper = paper[(paper.dataset == found.dataset.iloc[0]) & (paper.label_pct == pct)].set_index("method")
+    rows = []
+    for method in figures.TITLES:
+        mine = found[(found.method == method) & (found.label_pct == pct)]
+        if mine.empty and method not in paper.index:
+            continue
+        row: dict = {"method": title(method), "seeds": len(mine)}
+        for kind in ("clip_top1", "video_top1"):
+            spread = f" ± {mine[kind].std():.1f}" if len(mine) > 1 else ""
+            row[kind] = f"{mine[kind].mean():.1f}{spread}" if len(mine) else "–"
+            if len(paper):
+                row[f"{kind}, paper"] = float(paper[kind].get(method, float("nan")))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def flat(facts: dict, prefix: str = "") -> pd.DataFrame:
+    rows = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            rows += flat(value, f"{prefix}{name}: ").to_numpy().tolist()
+        elif value is not None:
+            rows.append([prefix + name, f"{value}"])
+    return pd.DataFrame(rows, columns=["name", "value"])
+
+
+def mistakes(said: pd.DataFrame, of: str) -> dict | None:
+    """The ten commonest mistakes."""
+    wrong = said[~said.video_right].groupby(["class_name", "video_pred"]).size().rename("test videos")
+    if wrong.empty:
+        return None
+    wrong = wrong.sort_values(ascending=False, kind="stable").head(10).reset_index()
+    wrong = wrong.rename(columns={"class_name": "true class", "video_pred": "said"})
+    return table(wrong, f"Commonest mistakes of {of}")
+
+
+def figure1(media: Media, mine: pd.DataFrame) -> dict:
+    means = mine.groupby(["method", "label_pct"]).video_top1.mean()
+    said = "; ".join(
+        f"{title(method)} " + ", ".join(f"{v:.1f} at {pct:g} %" for pct, v in of.droplevel(0).items())
+        for method, of in means.groupby(level=0)
+    )
+    return media.picture(figures.figure1(mine), "figure1", f"video_top1 against the share of labels: {said}.")
+
+
+def curves(media: Media, run: runs.Run, name: str, of: str) -> dict:
+    log, metrics = pd.read_csv(run.log), pd.read_csv(run.metrics)
+    test = metrics[metrics.subset == "test"]
+    alt = (
+        f"Training curves of {of}: loss parts, learning rate, pseudo-labels and top-1 over {log.step.max()} "
+        f"iterations; video_top1 on the test split goes from {test.video_top1.iloc[0]:.1f} to "
+        f"{test.video_top1.iloc[-1]:.1f} %."
+    )
+    return media.picture(figures.training_curves(log, metrics), name, alt)
+
+
+def gain(media: Media, run: runs.Run, baseline: runs.Run, name: str) -> dict:
+    ours, theirs = pd.read_csv(run.per_class), pd.read_csv(baseline.per_class)
+    gain = (ours.set_index("class_name").clip_top1 - theirs.set_index("class_name").clip_top1).sort_values()
+    alt = (
+        f"Gain per class in clip_top1 over supervised: {(gain > 0).sum()} of {len(gain)} classes improve, "
+        f"most {gain.index[-1]} ({gain.iloc[-1]:+.1f} points), least {gain.index[0]} ({gain.iloc[0]:+.1f})."
+    )
+    return media.picture(figures.figure6(ours, theirs), name, alt)
+
+
+def matrix(media: Media, run: runs.Run, name: str, of: str) -> dict:
+    said, classes = pd.read_csv(run.predictions_test), list(pd.read_csv(run.per_class).class_name)
+    alt = (
+        f"Confusion matrix of {of}: rows are the true class, columns what the network said of the whole "
+        f"video; {said.video_right.sum()} of {len(said)} test videos are right."
+    )
+    return media.picture(figures.confusion(said, classes), name, alt)
+
+
+def store_of(run: runs.Run) -> frames.FrameStore:
+    """Of the frames that the run saw, wherever its outputs folder has been moved to."""
+    p = run.read_params()
+    settings = frames.StoreSettings(p["frame_size"], p["jpeg_quality"], p["teacher_stride"])
+    return frames.FrameStore(run.folder.parents[2] / "data", settings)
+
+
+def films(media: Media, run: runs.Run, others: dict[str, runs.Run]) -> dict:
+    """Figure 5 and the surest mistakes as films, with what the models tested on the same videos say."""
+    own = pd.read_csv(run.predictions_test)
+    models = {m: pd.read_csv(other.predictions_test) for m, other in others.items()}
+    method = next(m for m, other in others.items() if other.folder == run.folder)
+    models = {m: t for m, t in models.items() if m != method and list(t.video) == list(own.video)}
+    if "supervised" in models:
+        models = {"supervised": models.pop("supervised"), **models}
+    models[method] = own
+    store = store_of(run)
+    wrong = own[~own.video_right].sort_values("video_confidence", ascending=False, kind="stable")
+    better = (
+        show.instructive(models, _FILMS) if next(iter(models)) == "supervised" != method else wrong.head(0)
+    )
+    told: dict = {"without": "", "better": [], "wrong": []}
+    for kind, chosen in (("better", better), ("wrong", wrong.head(_FILMS))):
+        for row in chosen.itertuples():
+            if row.video not in store.table.index or not store.path(row.video).exists():
+                told["without"] = (
+                    "The frames of some videos are not here any more; data_prep makes them anew."
+                )
+                continue
+            lines = show.answers(models, row.video)
+            told[kind].append(media.film(store, row.video, title=row.class_name, lines=lines))
+    return told
