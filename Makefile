@@ -4,8 +4,9 @@ BIN := .venv/bin
 SEED ?= 0
 DATASET ?= demo
 GPUS ?= 1
+STRIP := $(BIN)/nbstripout --extra-keys "metadata.papermill cell.metadata.papermill metadata.widgets"
 
-.PHONY: help setup demo test proofs fuzz bench grid lint tidy clean
+.PHONY: help setup demo test test-browser report lab proofs fuzz bench grid lint tidy clean
 .DEFAULT_GOAL := help
 
 help:           ## list the targets
@@ -22,9 +23,17 @@ setup: .venv/ready  ## the environment alone
 demo: .venv/ready  ## train, evaluate and explain VideoSSL on rendered videos (SEED=0)
 	$(BIN)/python -m videossl_core.study demo --seed $(SEED)
 
-test: .venv/ready  ## all tests, each notebook executed
-	$(BIN)/ruff check .
+report: .venv/ready  ## finished runs and executed notebooks as pages that open from the disk (DATASET=)
+	$(BIN)/python -m videossl_core.report $(if $(filter command line environment,$(origin DATASET)),$(DATASET))
+
+lab: .venv/ready  ## JupyterLab on the tour, for this machine only and with its token on (ARGS=--port=9000)
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/tour.ipynb --ServerApp.ip=127.0.0.1 $(ARGS)
+
+test: lint  ## all tests, each notebook executed
 	$(BIN)/python -m pytest
+
+test-browser: .venv/ready  ## each notebook run in JupyterLab by a real Chromium (CHROMIUM=<path>)
+	$(BIN)/python -m pytest tests/browser
 
 proofs: .venv/ready  ## what the README's reliability table claims, each fault 25 times
 	$(BIN)/python -m pytest tests/test_faults.py --times 25
@@ -39,14 +48,15 @@ grid: .venv/ready  ## the paper's grid (DATASET= METHODS= FRACTIONS= SEEDS= GIVE
 	$(BIN)/python -m snakemake --cores all --resources gpu=$(GPUS) --keep-going --rerun-incomplete $(ARGS) \
 	    --config dataset=$(DATASET) methods=$(METHODS) fractions=$(FRACTIONS) seeds=$(SEEDS) "given=$(GIVEN)"
 
-lint: .venv/ready  ## style of code and notebooks
+lint: .venv/ready  ## style of code and notebooks, which are kept without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(STRIP) --verify notebooks/*.ipynb
 
 tidy: .venv/ready  ## format code and notebooks, strip notebook outputs
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(BIN)/nbstripout notebooks/*.ipynb
+	$(STRIP) notebooks/*.ipynb
 
 clean:          ## forget the environment (data and runs stay)
 	rm -rf .venv

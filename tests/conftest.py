@@ -85,7 +85,7 @@ def published_lists() -> Path:
 def lab(prepared, tmp_path_factory):
     """A copy of the project whose params/ knows the tiny data set, away from the real outputs."""
     root = tmp_path_factory.mktemp("lab")
-    for name in ("notebooks", "params", "videossl_core", "pyproject.toml", "Snakefile"):
+    for name in ("notebooks", "params", "videossl_core", "pyproject.toml", "Snakefile", "Makefile"):
         copy = shutil.copytree if (params.ROOT / name).is_dir() else shutil.copy
         copy(params.ROOT / name, root / name)
     bench = root / "outputs/reference/bench"

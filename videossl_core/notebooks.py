@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from html import escape
 from pathlib import Path
 
@@ -15,12 +16,12 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from videossl_core.params import ROOT
 
-# Code is a click away; what only a live kernel can show (widgets) leaves no trace in a page.
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+# Code is a click away.
 _TEMPLATE = """{% extends 'basic/index.html.j2' %}
 {% block input_group %}{% if cell.source %}
 <details class="code"><summary>Code</summary><pre>{{ cell.source | escape }}</pre></details>
 {% endif %}{% endblock %}
-{% block data_widget_view %}{% endblock %}
 {% block footer %}{% endblock %}"""
 
 
@@ -76,7 +77,11 @@ def to_html(notebook: nbformat.NotebookNode) -> str:
         exclude_input_prompt=True,
         exclude_output_prompt=True,
     )
-    return exporter.from_notebook_node(notebook)[0]
+    book = deepcopy(notebook)
+    for cell in book.cells:  # widgets live in a kernel only; in a page they would be "VBox(children=...)"
+        if "outputs" in cell:
+            cell.outputs = [o for o in cell.outputs if _WIDGET not in o.get("data", {})]
+    return exporter.from_notebook_node(book)[0]
 
 
 class _Exporter(HTMLExporter):

@@ -127,7 +127,7 @@ def _dataset_page(site: Site, mine: pd.DataFrame, pages: list[dict]) -> None:
         }
 
     inputs = [path for folder in mine.folder for path in _read_by_pages(runs.Run(Path(folder)))]
-    site.page(home(name), "dataset.html.j2", inputs, fill, [list(mine.folder), pages])
+    site.page(home(name), "dataset.html.j2", inputs, fill, [len(mine), pages])
 
 
 def _read_by_pages(run: runs.Run) -> list[Path]:

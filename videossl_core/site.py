@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from videossl_core import figures, files, frames, show
+from videossl_core import files, frames, show
 from videossl_core.params import ROOT
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -28,10 +28,11 @@ class Media:
         self.names: set[str] = set()
 
     def picture(self, figure: Figure, name: str, alt: str) -> dict:
-        figures.save(figure, self.folder / name)
+        with files.atomic(self.folder / f"{name}.png") as temporary:
+            figure.savefig(temporary, dpi=120)
         plt.close(figure)
-        self.names |= {f"{name}.png", f"{name}.svg"}
-        return {"src": f"{self.folder.name}/{name}", "alt": alt}
+        self.names.add(f"{name}.png")
+        return {"src": f"{self.folder.name}/{name}.png", "alt": alt}
 
     def film(self, store: frames.FrameStore, video: str, **told) -> dict:
         name = f"{files.sha256(video.encode())[:12]}.mp4"
@@ -83,7 +84,7 @@ class Site:
         """
         path = self.folder / name
         made_from = files.sha256(
-            json.dumps([self.code, template, facts, [_stamp(p) for p in inputs]]).encode()
+            json.dumps([self.code, template, facts, [self._stamp(p) for p in inputs]]).encode()
         )
         known = self.pages.get(name, {})
         self.current.append(name)
@@ -110,19 +111,20 @@ class Site:
         files.write_text(self.folder / _STYLE, (_TEMPLATES / _STYLE).read_text(encoding="utf-8"))
         files.write_text(self.folder / "site.json", json.dumps(self.pages, indent=1))
 
+    def _stamp(self, path: Path) -> tuple:
+        """Known from here, so that all of it may move to another place."""
+        name = os.path.relpath(path, self.folder)
+        try:
+            found = os.stat(path)
+        except OSError:
+            return name, None
+        return name, found.st_size, found.st_mtime_ns
+
     def _remembered(self) -> dict[str, dict]:
         try:
             return json.loads((self.folder / "site.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}  # every page is made anew
-
-
-def _stamp(path: Path) -> tuple:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return str(path), None
-    return str(path), found.st_size, found.st_mtime_ns
 
 
 def _code() -> str:

@@ -1,0 +1,145 @@
+"""JupyterLab with a real Chromium in front of it; skipped where there is none.
+
+Debian and Ubuntu: ``apt-get install chromium``; or give its path as ``CHROMIUM=<path>``.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import server
+from helpers import TINY
+
+from videossl_core import params, training
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+FLAGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+SCREENS = params.ROOT / "outputs" / "screens"
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A browser; each test opens a window of its own."""
+    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    if not path:
+        pytest.skip("no Chromium here: apt-get install chromium, or make test-browser CHROMIUM=<path>")
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    alone = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # root has no sandbox
+    with playwright.sync_playwright() as run:
+        browser = run.chromium.launch(executable_path=path, args=[*FLAGS, *alone])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def study(lab) -> Path:
+    """The copy of the project, with the runs that a bare notebook asks for."""
+    given = TINY | {"dataset": "demo", "label_pct": 10, "outputs": lab / "outputs"}
+    for method in ("supervised", "sd", "videossl"):
+        training.train(params.load(**given, method=method))
+    return lab
+
+
+@pytest.fixture(scope="module")
+def jupyter(study, tmp_path_factory):
+    with server.jupyterlab(study, tmp_path_factory.mktemp("jupyter")) as running:
+        yield running
+
+
+@pytest.fixture
+def window(chromium):
+    """A page that notes every request to anywhere but this machine."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.abroad = []
+    ours = re.compile(r"(https?|wss?)://127\.0\.0\.1[:/]|file:|data:|blob:|about:")
+    page.on("request", lambda r: None if ours.match(r.url) else page.abroad.append(r.url))
+    yield page
+    context.close()
+
+
+@pytest.fixture
+def notebook(window, jupyter):
+    """Open a notebook in JupyterLab: ``notebook("tour")``."""
+
+    def open_(name: str) -> "Notebook":
+        return Notebook(window, jupyter, name)
+
+    return open_
+
+
+class Notebook:
+    """One notebook in JupyterLab, handled by what a user sees and presses."""
+
+    def __init__(self, page, jupyter, name: str):
+        self.page, self.name = page, name
+        page.goto(jupyter.url(f"lab/tree/notebooks/{name}.ipynb"))
+        page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+        page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for(timeout=60_000)
+        page.keyboard.press("Control+B")  # the file browser takes room
+
+    def menu(self, *entries: str) -> None:
+        self.page.get_by_role("menuitem", name=entries[0], exact=True).click()
+        for entry in entries[1:]:
+            self.page.get_by_role("menuitem", name=re.compile(entry)).first.click()
+
+    def run_all(self, seconds: float = 120) -> None:
+        """Run all cells and wait until each has run; an error in one is shown as the assertion it is."""
+        self.menu("Run", "^Run All Cells$")
+        self.wait(seconds)
+        assert self.errors() == []
+        assert self.not_run() == []
+
+    def wait(self, seconds: float) -> None:
+        """Until no cell waits or runs and the kernel is idle."""
+        self.page.wait_for_function(
+            """() => {
+                const found = document.querySelectorAll('.jp-CodeCell .jp-InputPrompt');
+                const prompts = [...found].map(p => p.textContent);
+                const idle = document.querySelector('.jp-Notebook-ExecutionIndicator[data-status="idle"]');
+                return idle && prompts.some(p => /[0-9]/.test(p)) && !prompts.some(p => p.includes('*'));
+            }""",
+            timeout=1000 * seconds,
+        )
+
+    def errors(self) -> list[str]:
+        """Text of error and warning outputs."""
+        kinds = ", ".join(
+            f'[data-mime-type="application/vnd.jupyter.{kind}"]' for kind in ("error", "stderr")
+        )
+        return self.page.locator(kinds).all_inner_texts()
+
+    def not_run(self) -> list[str]:
+        """Code cells with something in them and no execution count."""
+        return self.page.evaluate(
+            """() => [...document.querySelectorAll('.jp-CodeCell')]
+                .filter(c => !/[0-9]/.test(c.querySelector('.jp-InputPrompt').textContent))
+                .map(c => c.querySelector('.cm-content').textContent).filter(text => text.trim())"""
+        )
+
+    def broken(self) -> list[str]:
+        """Images that do not show and videos that do not play, once they had time to load."""
+        find = """() => [
+            ...[...document.querySelectorAll('.jp-Notebook img')]
+                .filter(i => !i.complete || !i.naturalWidth).map(i => 'image ' + i.src.slice(0, 80)),
+            ...[...document.querySelectorAll('.jp-Notebook video')]
+                .filter(v => v.error || v.readyState < 2).map(v => 'video ' + v.src.slice(0, 80))]"""
+        for _ in range(20):
+            if not self.page.evaluate(find):
+                break
+            self.page.wait_for_timeout(250)
+        return self.page.evaluate(find)
+
+    def screenshot(self) -> Path:
+        """All of it, as tall as it is."""
+        height = self.page.evaluate("() => document.querySelector('.jp-WindowedPanel-outer').scrollHeight")
+        self.page.set_viewport_size({"width": 1280, "height": min(int(height) + 150, 15_000)})
+        self.page.wait_for_timeout(500)
+        SCREENS.mkdir(parents=True, exist_ok=True)
+        path = SCREENS / f"{self.name}.png"
+        self.page.screenshot(path=str(path))
+        self.page.set_viewport_size({"width": 1280, "height": 900})
+        return path

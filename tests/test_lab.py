@@ -1,0 +1,44 @@
+"""``make lab``: JupyterLab on the tour, for nobody but who sits here and has the token."""
+
+import json
+import urllib.error
+import urllib.request
+
+import psutil
+import server
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *args):
+        return None
+
+
+def get(url: str) -> tuple[int, str, bytes]:
+    """Status, address redirected to, content."""
+    try:
+        with urllib.request.build_opener(NoRedirect).open(url, timeout=20) as answer:
+            return answer.status, "", answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers.get("Location", ""), error.read()
+
+
+def test_make_lab(lab, tmp_path):
+    with server.jupyterlab(lab, tmp_path) as jupyter:
+        family = [jupyter.process, *psutil.Process(jupyter.process.pid).children(recursive=True)]
+        listening = [
+            c.laddr
+            for process in family
+            for c in psutil.Process(process.pid).net_connections()
+            if c.status == "LISTEN"
+        ]
+        assert jupyter.port in [address.port for address in listening]
+        assert {address.ip for address in listening} == {"127.0.0.1"}
+        assert "/lab/tree/notebooks/tour.ipynb?token=" in (tmp_path / "log.txt").read_text()
+
+        status, _, said = get(jupyter.url("api/contents/notebooks"))
+        assert status == 200
+        assert "train.ipynb" in [entry["name"] for entry in json.loads(said)["content"]]
+        assert get(jupyter.url("api/contents/notebooks", token=False))[0] == 403
+        status, where, _ = get(jupyter.url("lab", token=False))
+        assert (status, where.partition("?")[0]) == (302, "/login")
+        assert get(jupyter.url("api/contents/notebooks", token=False) + "?token=guess")[0] == 403
