@@ -93,7 +93,7 @@ def test_relative_paths_start_at_the_project():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda f: f.stem)
 def test_every_parameter_file_is_valid_and_tells_its_command(path):
-    p = params.load(dataset=path.stem)
+    p = params.load(dataset=path.stem, root="videos")
     assert p.dataset == path.stem
     text = path.read_text()
     if p.source != "demo":
