@@ -56,42 +56,24 @@ def mistakes(said: pd.DataFrame, of: str) -> dict | None:
 
 
 def figure1(media: Media, mine: pd.DataFrame) -> dict:
-    means = mine.groupby(["method", "label_pct"]).video_top1.mean()
-    said = "; ".join(
-        f"{title(method)} " + ", ".join(f"{v:.1f} at {pct:g} %" for pct, v in of.droplevel(0).items())
-        for method, of in means.groupby(level=0)
-    )
-    return media.picture(figures.figure1(mine), "figure1", f"video_top1 against the share of labels: {said}.")
+    caption = "Video top-1 against the share of labels; a band spans the seeds"
+    return media.picture(figures.figure1(mine), "figure1", caption)
 
 
 def curves(media: Media, run: runs.Run, name: str, of: str) -> dict:
-    log, metrics = pd.read_csv(run.log), pd.read_csv(run.metrics)
-    test = metrics[metrics.subset == "test"]
-    alt = (
-        f"Training curves of {of}: loss parts, learning rate, pseudo-labels and top-1 over {log.step.max()} "
-        f"iterations; video_top1 on the test split goes from {test.video_top1.iloc[0]:.1f} to "
-        f"{test.video_top1.iloc[-1]:.1f} %."
-    )
-    return media.picture(figures.training_curves(log, metrics), name, alt)
+    figure = figures.training_curves(pd.read_csv(run.log), pd.read_csv(run.metrics))
+    return media.picture(figure, name, f"How {of} trained")
 
 
 def gain(media: Media, run: runs.Run, baseline: runs.Run, name: str) -> dict:
-    ours, theirs = pd.read_csv(run.per_class), pd.read_csv(baseline.per_class)
-    gain = (ours.set_index("class_name").clip_top1 - theirs.set_index("class_name").clip_top1).sort_values()
-    alt = (
-        f"Gain per class in clip_top1 over supervised: {(gain > 0).sum()} of {len(gain)} classes improve, "
-        f"most {gain.index[-1]} ({gain.iloc[-1]:+.1f} points), least {gain.index[0]} ({gain.iloc[0]:+.1f})."
-    )
-    return media.picture(figures.figure6(ours, theirs), name, alt)
+    figure = figures.figure6(pd.read_csv(run.per_class), pd.read_csv(baseline.per_class))
+    return media.picture(figure, name, "Gain per class over the supervised network of the same labels")
 
 
 def matrix(media: Media, run: runs.Run, name: str, of: str) -> dict:
     said, classes = pd.read_csv(run.predictions_test), list(pd.read_csv(run.per_class).class_name)
-    alt = (
-        f"Confusion matrix of {of}: rows are the true class, columns what the network said of the whole "
-        f"video; {said.video_right.sum()} of {len(said)} test videos are right."
-    )
-    return media.picture(figures.confusion(said, classes), name, alt)
+    caption = f"{of}: rows are the true class, columns what the network said of the whole video"
+    return media.picture(figures.confusion(said, classes), name, caption)
 
 
 def store_of(run: runs.Run) -> frames.FrameStore:

@@ -223,32 +223,35 @@ def figure5(chosen: pd.DataFrame, models: dict[str, pd.DataFrame], store: frames
         axis.set_title(row.class_name, fontsize=9)
         axis.text(0.5, -0.03, "\n".join(answers(models, row.video)), transform=axis.transAxes,
                   ha="center", va="top", fontsize=8)  # fmt: skip
-    words = (f"{row.class_name} ({'; '.join(_answers(models, row.video))})" for row in chosen.itertuples())
+    words = (f"{row.class_name} ({'; '.join(answers(models, row.video))})" for row in chosen.itertuples())
     return figures.described(
         figure,
         f"Figure 5: the middle frame of {len(chosen)} videos, and what each model said. {'. '.join(words)}.",
     )
 
 
-def write_film(store: frames.FrameStore, video: str, path: Path) -> None:
-    """The stored frames of a video, at most ten seconds, as MP4."""
+def stored(store: frames.FrameStore, video: str) -> tuple[Iterator[np.ndarray], float]:
+    """The pictures of a stored video, at most ten seconds, and how many to show a second."""
     row = store.table.loc[video]
     fps = float(row.fps) or 25.0
-    pictures = map(_picture, store.read(video, np.arange(min(int(row.frames), round(10 * fps)))))
-    return player(pictures, fps, caption, width)
+    return map(_picture, store.read(video, np.arange(min(int(row.frames), round(10 * fps))))), fps
+
+
+def write_film(path: Path, pictures: Iterable[np.ndarray], fps: float) -> None:
+    """Write pictures (height, width, 3) uint8 as a film that browsers play: H.264, which wants even sides."""
+    codec.write(path, (p[: p.shape[0] // 2 * 2, : p.shape[1] // 2 * 2] for p in pictures), fps)
+
+
+def film(store: frames.FrameStore, video: str, caption: str = "", width: int = 160) -> str:
+    """HTML of a playable video: its stored frames, at most ten seconds, encoded into the page itself."""
+    return player(*stored(store, video), caption, width)
 
 
 def player(pictures: Iterable[np.ndarray], fps: float, caption: str = "", width: int = 160) -> str:
     """HTML that plays pictures (height, width, 3) uint8, encoded into the page itself."""
-    even = (p[: p.shape[0] // 2 * 2, : p.shape[1] // 2 * 2] for p in pictures)  # H.264 wants even sides
-    codec.write(path, even, fps)
-
-
-def film(store: frames.FrameStore, video: str, caption: str = "", width: int = 160) -> str:
-    """HTML of a playable video, encoded into the page itself."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        write_film(store, video, path)
+        write_film(path, pictures, fps)
         data = base64.b64encode(path.read_bytes()).decode()
     box = f"display:inline-block;margin:4px;width:{width}px;vertical-align:top"
     return (

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from videossl_core import files, frames, show
+from videossl_core import figures, files, frames, show
 from videossl_core.params import ROOT
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -27,16 +27,17 @@ class Media:
         self.folder = page.with_suffix("")
         self.names: set[str] = set()
 
-    def picture(self, figure: Figure, name: str, alt: str) -> dict:
+    def picture(self, figure: Figure, name: str, caption: str) -> dict:
+        told = {"src": f"{self.folder.name}/{name}.png", "alt": figures.alt(figure), "caption": caption}
         with files.atomic(self.folder / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=120)
         plt.close(figure)
         self.names.add(f"{name}.png")
-        return {"src": f"{self.folder.name}/{name}.png", "alt": alt}
+        return told
 
     def film(self, store: frames.FrameStore, video: str, **told) -> dict:
         name = f"{files.sha256(video.encode())[:12]}.mp4"
-        show.write_film(store, video, self.folder / name)
+        show.write_film(self.folder / name, *show.stored(store, video))
         self.names.add(name)
         return {"src": f"{self.folder.name}/{name}", "video": video, **told}
 

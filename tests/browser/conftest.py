@@ -77,8 +77,9 @@ class Notebook:
     def __init__(self, page, jupyter, name: str):
         self.page, self.name = page, name
         page.goto(jupyter.url(f"lab/tree/notebooks/{name}.ipynb"))
-        page.locator(".jp-Notebook .jp-Cell").first.wait_for()
-        page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for(timeout=60_000)
+        page.get_by_text(re.compile(r"Python 3.* \| Idle")).wait_for(
+            timeout=90_000
+        )  # before, cells do not run
         page.keyboard.press("Control+B")  # the file browser takes room
 
     def menu(self, *entries: str) -> None:
