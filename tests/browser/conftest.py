@@ -94,6 +94,14 @@ class Notebook:
         assert self.errors() == []
         assert self.not_run() == []
 
+    def restart_and_run_all(self, seconds: float = 120) -> None:
+        self.menu("Kernel", "^Restart Kernel and Run All Cells")
+        self.page.get_by_role("button", name="Confirm Kernel Restart").click()
+        self.page.get_by_text(re.compile(r"Python 3.* \| Busy")).wait_for(timeout=60_000)
+        self.wait(seconds)
+        assert self.errors() == []
+        assert self.not_run() == []
+
     def wait(self, seconds: float) -> None:
         """Until no cell waits or runs and the kernel is idle."""
         self.page.wait_for_function(

@@ -1,0 +1,25 @@
+"""The tour's sliders answer to the keyboard."""
+
+import re
+
+
+def test_a_slider_changes_its_picture(notebook):
+    book = notebook("tour")
+    book.run_all(seconds=240)
+    cell = book.page.locator(".jp-CodeCell").filter(has=book.page.locator(".widget-slider"))
+    cell = cell.filter(has_text=re.compile("δ")).first
+    picture = cell.locator(".jp-OutputArea img").first
+    before, words = picture.get_attribute("src"), picture.get_attribute("alt")
+    assert words
+    handle = cell.get_by_role("slider").first
+    handle.focus()
+    for _ in range(10):
+        book.page.keyboard.press("ArrowLeft")
+    book.page.wait_for_function(
+        "([picture, before]) => picture.isConnected ? picture.src !== before : true",
+        arg=[picture.element_handle(), before],
+    )
+    assert cell.locator(".jp-OutputArea img").first.get_attribute("src") != before
+    assert cell.locator(".jp-OutputArea img").first.get_attribute("alt") != words
+    assert book.errors() == []
+    assert book.broken() == []

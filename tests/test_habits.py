@@ -1,0 +1,80 @@
+"""What the repository promises of itself: clean notebooks, a true page for contributors, a citation."""
+
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from videossl_core.params import ROOT
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture
+def lint(tmp_path):
+    """Run ``make lint`` in a small copy of the project."""
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    (tmp_path / "videossl_core").mkdir()  # so that its imports count as the project's own
+    (tmp_path / "videossl_core/__init__.py").touch()
+
+    def run():
+        command = ["make", "--old-file=.venv/ready", "lint", f"BIN={BIN}"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    return run
+
+
+@pytest.mark.parametrize("what", ["output", "papermill", "format", "unused import"])
+def test_lint_refuses_what_does_not_belong_in_a_notebook(lint, tmp_path, what):
+    done = lint()
+    assert done.returncode == 0, done.stdout + done.stderr
+    path = tmp_path / "notebooks/evaluate.ipynb"
+    notebook = nbformat.read(path, 4)
+    cell = next(c for c in notebook.cells if c.cell_type == "code")
+    if what == "output":
+        cell.outputs = [nbformat.v4.new_output("stream", text="said")]
+    elif what == "papermill":
+        notebook.metadata["papermill"] = {"parameters": {"seed": 3}}
+    else:
+        cell.source += {"format": "\nx = { 'a':1 }", "unused import": "\nimport os"}[what]
+    nbformat.write(notebook, path)
+    done = lint()
+    assert done.returncode != 0
+    assert "evaluate.ipynb" in done.stdout + done.stderr
+
+
+def test_contributing_names_what_there_is():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"`(\w+)\.([A-Z]{4,})`", text)
+    assert ("methods", "METHODS") in rows
+    for module, table in rows:
+        assert isinstance(getattr(importlib.import_module(f"videossl_core.{module}"), table), dict)
+    for name in re.findall(r"`(\w+\.py)`", text):
+        folder = "tests" if name.startswith("test_") else "videossl_core"
+        assert (ROOT / folder / name).exists(), name
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").glob("*.py"))
+    for name in re.findall(r"`(test_\w+)`", text):
+        assert f"def {name}(" in tests, name
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make ([a-z-]+)", text):
+        assert f"\n{target}:" in makefile, target
+
+
+def test_citation():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()  # what the format requires
+    assert cited["version"] == project["version"]
+    assert cited["license"] == project["license"]
+    paper = cited["references"][0]
+    assert [author["family-names"] for author in paper["authors"]] == ["Jing", "Parag", "Wu", "Tian", "Wang"]
+    assert paper["url"].endswith("2003.00197")
