@@ -197,6 +197,20 @@ def test_counts_of_ucf101(published_lists, folders_of, split, train, test):
     assert (counts["train"], counts["test"]) == (train, test)
 
 
+def test_settings_are_chosen_on_groups_of_the_training_videos(published_lists, folders_of):
+    root = folders_of(n.strip() for n in classes_of_ucf(published_lists))
+    given = {"dataset": "ucf101", "root": root, "lists": published_lists / "ucfTrainTestlist"}
+    usual = datasets.read_index(params.load(**given)).table.set_index("video").split
+    tuning = datasets.read_index(params.load(**given, tune=True)).table
+    assert set(tuning.video) == set(usual.index[usual == "train"])  # no official test video at all
+    tuning["group"] = tuning.class_name + tuning.video.str.extract(r"_(g\d\d)_")[0]
+    train, test = (set(tuning.group[tuning.split == s]) for s in ("train", "test"))
+    assert len(test) == 4 * 101
+    assert not train & test
+    with pytest.raises(datasets.DatasetError, match="only source = 'ucf101'"):
+        datasets.read_index(params.load(dataset="demo", tune=True))
+
+
 @pytest.mark.parametrize(("pct", "labelled"), [(5, 476), (10, 953), (20, 1907), (50, 4768)])
 def test_the_authors_lists_of_ucf101(published_lists, folders_of, pct, labelled):
     root = folders_of(n.strip() for n in classes_of_ucf(published_lists))

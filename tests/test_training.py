@@ -393,3 +393,7 @@ def test_finished_runs_are_found(tiny):
     last = pd.read_csv(runs.Run(p.run_dir).metrics).query("subset == 'test'").iloc[-1]
     assert found.video_top1[0] == pytest.approx(last.video_top1, abs=0.01)
     assert runs.find(p.outputs, "other").empty
+    again = tiny(method="sd", T=1, variant="T=1")  # beside the run with the usual parameters
+    training.train(again)
+    assert runs.find(p.outputs).variant.tolist() == [""]
+    assert sorted(runs.find(p.outputs, variants=True).variant) == ["", "T=1"]

@@ -119,7 +119,15 @@ def _ucf101(p: "Params") -> tuple[Rows, list[str]]:
                     f"{path} line {n}: {line!r} is not a video of a class in classInd.txt with its id"
                 )
             rows.append((video, name, split))
-    return rows, classes
+    return (_tuning(rows) if p.tune else rows), classes
+
+
+def _tuning(rows: Rows) -> Rows:
+    """The training videos alone, the last four groups of each class (v_Class_gNN_cNN.avi) as test videos: a
+    group's videos were cut from one, so that none may be on both sides."""
+    train = [(video, name, video.rsplit("_", 2)[1]) for video, name, split in rows if split == "train"]
+    last = {name: sorted({g for _, of, g in train if of == name})[-4:] for _, name, _ in train}
+    return [(video, name, "test" if group in last[name] else "train") for video, name, group in train]
 
 
 def _hmdb51(p: "Params") -> tuple[Rows, list[str]]:
@@ -259,6 +267,8 @@ def read_index(p: "Params", progress=quiet) -> Index:
         root = demo_root(p)
         demo.render(root, p.demo_per_class, p.prep_workers, progress)
     _folder_of(root, "root of the videos")
+    if p.tune and p.source != "ucf101":
+        raise DatasetError("tune = True: only source = 'ucf101' has groups to hold out")
     rows, all_classes = SOURCES[p.source](p)
     table = pd.DataFrame(rows, columns=["video", "class_name", "split"])
     table["video"] = [_below(root, video) for video in table.video]

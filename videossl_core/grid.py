@@ -85,7 +85,8 @@ class Grid:
     @property
     def folder(self) -> Path:
         """Executed notebooks, and a mark for each that is done."""
-        return self.parameters().outputs / self.dataset / "grid"
+        p = self.parameters()
+        return p.outputs / self.dataset / (f"grid@{p.variant}" if p.variant else "grid")
 
     def hours(self) -> float:
         """Of training all cells one after the other, from what ``make bench`` measured."""

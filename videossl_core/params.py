@@ -51,6 +51,7 @@ class Params(BaseModel):
     root: Path | None = Field(None, description="folder that holds the videos")
     lists: Path | None = Field(None, description="folder (or file) of the official train/test lists")
     split: int = Field(1, ge=1, le=3, description="official split (UCF101, HMDB51)")
+    tune: bool = Field(False, description="UCF101: test on held-out training groups, to choose settings")
     classes: list[str] | None = Field(None, description="restrict to these classes, in this order of ids")
     largest_classes: int | None = Field(
         None, ge=1, description="keep the n classes with most training videos"
@@ -130,6 +131,7 @@ class Params(BaseModel):
     log_every: int = Field(10, ge=1, description="iterations between two rows of log.csv")
 
     # How it is carried out
+    variant: str = Field("", pattern=r"^[\w.=+-]*$", description="names runs that differ in other parameters")
     seed: int = Field(0, ge=0, le=2**31 - 1)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="number format, see precision"
@@ -179,7 +181,9 @@ class Params(BaseModel):
 
     @property
     def run_dir(self) -> Path:
-        return run_dir(self.outputs, self.dataset, self.method, self.label_pct, self.seed)
+        return run_dir(
+            self.outputs, self.dataset, self.method, self.label_pct, self.seed, variant=self.variant
+        )
 
     def differing(self, other: dict) -> dict[str, tuple]:
         """Names of the parameters whose value in ``other`` (a params.json) is not this one's."""
@@ -203,9 +207,10 @@ class FigureParams(Params):
         return [_one_of(methods.METHODS, name, "methods") for name in value]
 
 
-def run_dir(outputs: Path, dataset: str, method: str, label_pct: float, seed: int) -> Path:
-    """outputs/<dataset>/<method>/<label_pct>/seed<seed>"""
-    return Path(outputs) / dataset / method / f"{label_pct:g}" / f"seed{seed}"
+def run_dir(outputs: Path, dataset: str, method: str, label_pct: float, seed: int, variant: str = "") -> Path:
+    """outputs/<dataset>/<method>[@<variant>]/<label_pct>/seed<seed>"""
+    name = f"{method}@{variant}" if variant else method
+    return Path(outputs) / dataset / name / f"{label_pct:g}" / f"seed{seed}"
 
 
 def of_run(p: Params) -> Params:

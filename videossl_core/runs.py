@@ -238,20 +238,26 @@ def commit() -> str:
         return ""
 
 
-def find(outputs: Path, dataset: str | None = None) -> pd.DataFrame:
-    """All finished runs below ``outputs``, one row each with the columns of results.csv and the folder."""
+def find(outputs: Path, dataset: str | None = None, variants: bool = False) -> pd.DataFrame:
+    """All finished runs below ``outputs``, one row each with the columns of results.csv and the folder.
+
+    Args:
+        variants: those with a ``variant`` too, which differ in other parameters than the columns.
+    """
     rows = []
     for path in sorted(Path(outputs).glob(f"{dataset or '*'}/*/*/seed*/provenance.json")):
         run = Run(path.parent)
         if not run.finished or not run.metrics.exists():
             continue
-        p, facts = run.read_params(), run.read_provenance()
+        p, facts = {"variant": ""} | run.read_params(), run.read_provenance()
+        if p["variant"] and not variants:
+            continue
         metrics = pd.read_csv(run.metrics)
         last = metrics[(metrics.subset == "test") & (metrics.step == p["steps"])]
         if last.empty:
             continue
         rows.append(
-            {k: p[k] for k in ("dataset", "method", "label_pct", "label_draw", "seed")}
+            {k: p[k] for k in ("dataset", "method", "variant", "label_pct", "label_draw", "split", "seed")}
             | {k: round(float(last[k].iloc[-1]), 2) for k in ("clip_top1", "video_top1")}
             | {"steps": p["steps"], "minutes": round(facts["train_seconds"] / 60, 1)}
             | {"split_sha256": facts["split_sha256"], "commit": facts["commit"], "folder": str(run.folder)}
@@ -282,8 +288,10 @@ def predictions(p: "FigureParams") -> dict[str, pd.DataFrame]:
 RESULTS = [
     "dataset",
     "method",
+    "variant",
     "label_pct",
     "label_draw",
+    "split",
     "seed",
     "clip_top1",
     "video_top1",
