@@ -136,8 +136,8 @@ def inside() -> bool:
     return "WORLD_SIZE" in os.environ and "RANK" in os.environ
 
 
-def launch(function: Callable[[dict], None], p: "Params", meanwhile: Callable[[], None]) -> None:
-    """Run ``function`` of a module on the parameters in ``p.num_processes`` processes of this machine.
+def launch(function: Callable, p: "Params", meanwhile: Callable[[], None], *more) -> None:
+    """Run ``function`` of a module on the parameters and ``more`` in ``p.num_processes`` processes here.
 
     Args:
         meanwhile: called every second while they work, to show how far they are.
@@ -164,7 +164,7 @@ def launch(function: Callable[[dict], None], p: "Params", meanwhile: Callable[[]
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        elastic_launch(config, function)(p.model_dump(mode="json"))
+        elastic_launch(config, function)(p.model_dump(mode="json"), *more)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise LostProcess(

@@ -135,7 +135,8 @@ def _accuracy(axis, metrics: pd.DataFrame) -> None:
                 )
     axis.set(ylabel="top-1, %", ylim=(0, None))
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axis.legend()
+    if axis.lines:
+        axis.legend()
 
 
 def _in_words(metrics: pd.DataFrame) -> str:

@@ -1,6 +1,9 @@
 """What is watched while a run trains: the means for its log, and that every number is a number."""
 
 import math
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,6 +39,40 @@ class Window:
         row["clips_per_s"] = round(s["clips"] / s["seconds"], 2)
         self.__init__()
         return row
+
+
+class Events:
+    """The rows of log.csv and metrics.csv as event files for TensorBoard.
+
+    Each start makes them anew from its checkpoint, like the tables, so that no step is missing or there twice
+    after a kill, and TensorBoard, should it be open, is told to forget what it has read.
+    """
+
+    def __init__(self, folder: Path, state: dict):
+        from torch.utils.tensorboard import SummaryWriter
+
+        shutil.rmtree(folder, ignore_errors=True)
+        self.writer = SummaryWriter(folder, purge_step=0)
+        self.add(state["log"] + state["metrics"])
+
+    def close(self) -> None:
+        self.writer.close()
+
+    @staticmethod
+    def check_installed() -> None:
+        """Raises ModuleNotFoundError with the command that helps."""
+        if find_spec("tensorboard") is None:
+            raise ModuleNotFoundError(
+                "tensorboard = True needs a package that is not here: pip install 'tensorboard>=2.19,<3'"
+            )
+
+    def add(self, rows: list[dict]) -> None:
+        for row in rows:
+            group = row.get("subset", "train")
+            for name, value in row.items():
+                if name not in ("step", "subset", "videos") and value is not None:
+                    self.writer.add_scalar(f"{group}/{name}", value, row["step"])
+        self.writer.flush()
 
 
 @torch.no_grad()

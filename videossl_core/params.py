@@ -22,7 +22,7 @@ working directory (papermill starts it in the caller's folder, JupyterLab in the
 
 # Parameters that say how a run is carried out, not what it computes: a resumed run may change them.
 BOOKKEEPING = {"resume", "overwrite", "device", "num_workers", "prep_workers", "outputs", "num_processes"}
-BOOKKEEPING |= {"max_reject_pct", "video_timeout", "checkpoint_minutes"}
+BOOKKEEPING |= {"max_reject_pct", "video_timeout", "checkpoint_minutes", "tensorboard"}
 
 
 class ParameterError(ValueError):
@@ -97,9 +97,7 @@ class Params(BaseModel):
     loss_reduction: Literal["batch", "mean"] = Field("batch", description="see methods.total_loss")
     teacher_temperature: float = Field(1, gt=0, description="softens h(a) above 1, sharpens below")
     consistency_weight: float = Field(8, ge=0, description="mean teacher: largest weight")
-    consistency_ramp: float = Field(
-        1 / 3, ge=0, le=1, description="mean teacher: share of the run to reach it"
-    )
+    consistency_ramp: float = Field(1 / 3, ge=0, le=1, description="mean teacher: share of run to reach it")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="mean teacher: decay after its warm start")
     mt_view: Literal["other", "same"] = Field(
         "other", description="mean teacher sees another crop, or the same"
@@ -129,6 +127,7 @@ class Params(BaseModel):
         10, ge=0, description="at most this much is lost to a kill; 0: every step"
     )
     log_every: int = Field(10, ge=1, description="iterations between two rows of log.csv")
+    tensorboard: bool = Field(False, description="write event files for TensorBoard too")
 
     # How it is carried out
     variant: str = Field("", pattern=r"^[\w.=+-]*$", description="names runs that differ in other parameters")

@@ -14,8 +14,8 @@ class Lost(RuntimeError):
     """A job has no result: its process died, or it took longer than allowed."""
 
 
-def quiet(items: Iterable, total: int, label: str) -> Iterable:
-    """A progress display that shows nothing; see ``show.progress`` for one that does."""
+def quiet(items: Iterable, total: int, label: str, done: int = 0) -> Iterable:
+    """A progress display that shows nothing; see ``progress.progress`` for one that does."""
     return items
 
 

@@ -7,6 +7,7 @@ metrics.csv, log.csv, predictions_test.csv, per_class.csv and checkpoint.pt.
 import json
 import os
 import platform
+import shutil
 import subprocess
 import warnings
 from collections.abc import Iterator
@@ -47,6 +48,10 @@ class Run:
         self.per_class = self.folder / "per_class.csv"
         self.checkpoint = self.folder / "checkpoint.pt"
         self.files = [path for path in vars(self).values() if path != self.folder]
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.folder / "tensorboard"
 
     def read_params(self) -> dict:
         return json.loads(files.read_text(self.params))
@@ -136,6 +141,7 @@ def begin(run: Run, p: "Params") -> pd.DataFrame | None:
         return run.read_split()
     for path in run.files:  # the parameters first: without them nothing here counts as a run
         path.unlink(missing_ok=True)
+    shutil.rmtree(run.tensorboard, ignore_errors=True)
     return None
 
 

@@ -1,82 +1,30 @@
-"""What a notebook shows of videos and of work in progress: bars, live curves, clips, films."""
+"""What a notebook shows of videos: roles, clips, films, answers. And, under one name, of work in progress."""
 
 import base64
 import io
 import tempfile
-import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import HTML, display
+from IPython.display import HTML
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from videossl_core import codec, figures, frames, sampling
+from videossl_core.progress import LiveTraining, progress
 from videossl_core.teacher import IMAGENET_CLASSES
 
 if TYPE_CHECKING:
     from videossl_core.params import Params
     from videossl_core.prepare import Data
 
+__all__ = ["LiveTraining", "progress"]  # a notebook finds here whatever it shows
+
 ROLES = ["labelled", "unlabelled", "test"]
-
-
-def progress(items: Iterable, total: int, label: str) -> Iterator:
-    """Show one bar that updates in place about once a second, in JupyterLab and in executed notebooks."""
-    if not total:  # everything is there already
-        return
-    start = shown = time.perf_counter()
-    handle = display(_bar(0, total, label, 0), raw=True, display_id=True)
-    done = 0
-    for item in items:
-        yield item
-        done += 1
-        now = time.perf_counter()
-        if handle and now - shown > 1:
-            handle.update(_bar(done, total, label, now - start), raw=True)
-            shown = now
-    if handle:
-        handle.update(_bar(done, total, label, time.perf_counter() - start), raw=True)
-
-
-def _bar(done: int, total: int, label: str, seconds: float) -> dict[str, str]:
-    text = f"{label}: {done} of {total}"
-    if done >= total:
-        text += f", {_duration(seconds)}"
-    elif done:
-        text += f", {_duration(seconds * (total - done) / done)} left"
-    bar = f'<progress value="{done}" max="{max(total, 1)}" style="width:16em"></progress>'
-    return {"text/html": f"<div>{bar} {text}</div>", "text/plain": text}
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds) // 60
-    return f"{minutes} min {round(seconds) % 60} s" if minutes else f"{seconds:.0f} s"
-
-
-class LiveCurves:
-    """Training curves that are redrawn after each evaluation; pass its ``on_eval`` to ``training.train``."""
-
-    def __init__(self):
-        self.drawn = False
-        self.handle = display(HTML("<i>The curves appear after the first evaluation.</i>"), display_id=True)
-
-    def on_eval(self, log: pd.DataFrame, metrics: pd.DataFrame) -> None:
-        self.drawn = True
-        figure = figures.training_curves(log, metrics)
-        if self.handle:
-            self.handle.update(figure)
-        plt.close(figure)
-
-    def close(self) -> None:
-        """Take the live picture away: the finished one is drawn from the run's files."""
-        if self.handle:
-            self.handle.update(HTML(""))
 
 
 def role_table(split: pd.DataFrame, classes: list[str]) -> pd.DataFrame:

@@ -1,7 +1,9 @@
 """The loop: one forward pass over labelled and unlabelled clips, the method's losses, evaluation, resume."""
 
+import json
 import math
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -76,7 +78,7 @@ def train(
     """Train one method on one label split and evaluate it; goes on where an earlier start stopped.
 
     Args:
-        progress: wraps the long loops, see ``pool.quiet``.
+        progress: wraps the long loops, see ``pool.quiet`` and ``progress.progress``.
         on_log: called with each row of log.csv (losses, learning rate, pseudo-labels, clips/s).
         on_eval: called with log.csv and metrics.csv so far after each evaluation.
 
@@ -87,8 +89,10 @@ def train(
     run = runs.Run(p.run_dir)
     if runs.is_done(run, p):
         return run
+    if p.tensorboard:
+        monitor.Events.check_installed()
     if p.num_processes > 1 and not distributed.inside():
-        _launch(run, p, on_eval)
+        _launch(run, p, progress, on_log, on_eval)
         return run
     where = device(p)
     with ExitStack() as stack:
@@ -100,36 +104,50 @@ def train(
     return run
 
 
-def _launch(run: runs.Run, p: "Params", on_eval) -> None:
-    """Train in ``num_processes`` processes, and show here what they have written so far."""
-    shown = 0
+def _launch(run: runs.Run, p: "Params", progress, on_log, on_eval) -> None:
+    """Train in ``num_processes`` processes, and show here how far they are."""
+    steps, shown = None, 0
 
     def meanwhile() -> None:
-        nonlocal shown
+        nonlocal steps, shown
+        for row in map(json.loads, rows):
+            if on_log:
+                on_log(row)
+            if steps is None:
+                steps = iter(progress(range(row["step"], p.steps + 1), p.steps, _label(p), row["step"]))
+            while next(steps, p.steps) < row["step"]:
+                pass
         metrics = pd.read_csv(run.metrics) if run.metrics.exists() else ()
         if on_eval and len(metrics) != shown:
             shown = len(metrics)
             if shown:
                 on_eval(pd.read_csv(run.log), metrics)
 
-    distributed.launch(_in_one_process, p, meanwhile)
-    meanwhile()
+    with tempfile.NamedTemporaryFile("r", encoding="utf-8") as rows:  # log.csv waits for a checkpoint
+        distributed.launch(_in_one_process, p, meanwhile, rows.name)
+        meanwhile()
 
 
 @record  # its error reaches the process that started it
-def _in_one_process(values: dict) -> None:
+def _in_one_process(values: dict, rows: str) -> None:
     if values["device"] in ("auto", "cpu") and not torch.cuda.is_available():
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // values["num_processes"]))
     from videossl_core.params import Params
 
-    train(Params(**values))
+    with open(rows, "a", encoding="utf-8") as out:
+        train(Params(**values), on_log=lambda row: print(json.dumps(row), file=out, flush=True))
+
+
+def _label(p: "Params") -> str:
+    return f"training {methods.METHODS[p.method].title}"
 
 
 class _Training:
     """One run from its last checkpoint, or its beginning, to its end."""
 
     def __init__(self, run: runs.Run, p: "Params", where: str, ranks: distributed.Ranks, progress=quiet):
-        self.run, self.p, self.where, self.ranks, self.progress = run, p, where, ranks, progress
+        self.run, self.p, self.where, self.ranks = run, p, where, ranks
+        self.progress = progress = progress if ranks.first else quiet
         self.method = method = methods.METHODS[p.method]
         k = method.labelled_clips(p.batch_size)
         ranks.check_shares({"labelled": k, "unlabelled": p.batch_size - k})
@@ -160,6 +178,7 @@ class _Training:
             self.restore(checkpoint)
         elif ranks.first:
             runs.describe(run, p, data, where, str(self.precision))
+        self.events = monitor.Events(run.tensorboard, self.state) if p.tensorboard and ranks.first else None
         self.window, self.clock = Window(self.state["window"]), time.perf_counter()
         self.saved = self.clock
 
@@ -185,24 +204,29 @@ class _Training:
 
     def go(self, on_log, on_eval) -> None:
         p, method, state = self.p, self.method, self.state
+        self.show(on_eval)  # what earlier starts have done
         self.evaluate_if_due(on_eval)  # killed while it evaluated
         data, ranks = self.data, self.ranks
         batches = Batches(p, method, data.split, data.store, data.targets, ranks.rank, ranks.count)
         steps = range(state["step"], p.steps)
         feed = loader(batches, p, self.where, sampler=steps)
-        for batch in self.progress(ahead(feed), len(steps), f"training {method.title}"):
+        for batch in self.progress(ahead(feed), p.steps, _label(p), state["step"]):
             step = batch.pop("step")
             self.step(step, {name: v.to(self.where, non_blocking=True) for name, v in batch.items()})
             state["step"] = done = step + 1
             if done % p.log_every == 0 or done == p.steps:
                 row = {"step": done, "lr": learning_rate(step, p), "seconds": round(state["seconds"], 3)}
                 state["log"].append(row | self.window.close())
-                if on_log:
+                if self.events:
+                    self.events.add(state["log"][-1:])
+                if on_log and ranks.first:
                     on_log(state["log"][-1])
             self.evaluate_if_due(on_eval)
             agree = ranks.count == 1 or done % p.log_every == 0  # asking the first process takes a moment
             if agree and ranks.told(self.clock - self.saved >= 60 * p.checkpoint_minutes):
                 self.save()
+        if self.events:
+            self.events.close()
         if ranks.first:
             minutes = {"train_seconds": round(state["seconds"], 1), "processes": ranks.count}
             runs.finish(self.run, **minutes, rejected=len(data.rejected))
@@ -258,10 +282,15 @@ class _Training:
             if final and self.ranks.first:
                 write_predictions(self.run, said)
         state["metrics"] += rows
+        if self.events:
+            self.events.add(rows)
         self.tick()
         self.save()
-        if on_eval:
-            on_eval(pd.DataFrame(state["log"]), pd.DataFrame(state["metrics"]))
+        self.show(on_eval)
+
+    def show(self, on_eval) -> None:
+        if on_eval and self.ranks.first and self.state["metrics"]:
+            on_eval(pd.DataFrame(self.state["log"]), pd.DataFrame(self.state["metrics"]))
 
 
 def write_predictions(run: runs.Run, said: evaluation.Predictions) -> None:
