@@ -72,7 +72,8 @@ def confidence_chart(logits: Tensor, truth: Tensor, delta: float, T: float) -> F
     right = best == truth
     figure, (above, below) = plt.subplots(2, 1, figsize=(8, 5.4), sharex=True)
     edges = np.linspace(0, 1, 41)
-    above.hist([p[right], p[~right]], edges, stacked=True, color=[BLUE, ORANGE], label=["right", "wrong"])
+    bars = {"color": [BLUE, ORANGE], "hatch": ["", "///"], "label": ["right", "wrong"]}
+    above.hist([p[right], p[~right]], edges, stacked=True, **bars)
     share = f", {100 * right[sure].double().mean():.0f} % of them right" if sure.any() else ""
     title = f"δ = {delta:g}: {int(sure.sum())} of {len(p)} clips are confident{share}"
     above.set(title=title, ylabel="unlabelled clips")
@@ -118,7 +119,7 @@ def _rows_chart(rows: list[_Row], ours: str, target: str, step: str) -> Figure:
     )
     words = []
     for (left, middle, right), row in zip(axes, rows, strict=True):
-        left.imshow(row.picture)
+        left.imshow(row.picture, interpolation="nearest")
         left.axis("off")
         at = np.arange(len(row.names))
         middle.barh(at - 0.2, row.ours, 0.38, color=BLUE, label=ours)
@@ -166,7 +167,7 @@ def targets_chart(clips: Clips, logits: Tensor, classes: list[str], at: list[int
         rows.append(
             _Row(clips.frame(at[i]), title, shown, z.softmax(-1)[best], told[i, best], -grad[i, best])
         )
-    return _rows_chart(rows, "p(z)", "ŷ", "the step, −∂L$_u$/∂logits")
+    return _rows_chart(rows, "p(z)", "ŷ", "the step, −∂L_u/∂logits")
 
 
 def teacher_chart(
@@ -179,7 +180,7 @@ def teacher_chart(
     rows = []
     for i, v in enumerate(x):
         best = h[i].argsort(descending=True)[:names]
-        title = f"entropy of h(a) {entropy[i]:.2f} nats, $L_d$ {each[i]:.2f}"
+        title = f"entropy of h(a) {entropy[i]:.2f} nats, L_d {each[i]:.2f}"
         shown = [IMAGENET_CLASSES[m] for m in best]
         rows.append(_Row(clips.frame(at[i]), title, shown, v.softmax(-1)[best], h[i, best], -grad[i, best]))
     return _rows_chart(rows, "q(v)", "h(a)", "the step, h(a) − q(v)")
@@ -195,8 +196,9 @@ def tau_chart(log: pd.DataFrame, p: Params, tau: float) -> Figure:
     sure = let_in * unlabelled * log.confident_pct.to_numpy() / 100
     right = (sure * log.confident_top1.fillna(0).to_numpy() / 100).sum()
     count = sure.sum()
-    steps = np.arange(p.steps)
+    steps = np.arange(p.steps + 1)
     weight = np.array([methods.lambda_u(int(s), p) for s in steps])
+    start = int((weight < 1).sum())
     figure, axis = plt.subplots(figsize=(8, 3.6))
     axis.fill_between(
         steps, 102 * weight, step="post", color=ORANGE, alpha=0.3, lw=0, label="$λ_u$ = 1: they are used"
@@ -204,7 +206,7 @@ def tau_chart(log: pd.DataFrame, p: Params, tau: float) -> Figure:
     axis.plot(log.step, log.confident_pct, color=BLUE, label="confident, % of the unlabelled clips")
     axis.plot(log.step, log.confident_top1, ".", color=RED, label="of these right, %")
     share = f", {100 * right / count:.0f} % of them right" if count else ""
-    title = f"τ = {tau:.2f} of the run: {count:.0f} confident pseudo-labels used{share}"
+    title = f"From iteration {start} on: {count:.0f} confident pseudo-labels used{share}"
     axis.set(title=title, xlabel="iteration", ylabel="%", ylim=(0, 102), xlim=(0, p.steps))
     axis.legend(loc="lower right", bbox_to_anchor=(1, 0.45), fontsize=8, frameon=True)
     return figures.described(
@@ -235,10 +237,10 @@ def pulls_chart(table: pd.DataFrame) -> Figure:
     for i, (name, colour) in enumerate(zip(table, (RED, ORANGE, BLUE), strict=False)):
         at = np.arange(len(table)) + 0.27 * (i - 1)
         bars = axis.bar(at, table[name], 0.25, color=colour, label=name)
-        axis.bar_label(bars, fmt="%.2g", fontsize=8)
+        axis.bar_label(bars, [f"{v:.2g}" if v > 1e-4 else "0" for v in table[name]], fontsize=8)
     axis.set(yscale="log", xticks=range(len(table)), xticklabels=table.index, xlabel="after iteration")
     axis.set(ylabel="length of the gradient")
-    axis.margins(y=0.15)
+    axis.set_ylim(1e-3, 3 * table.to_numpy().max())  # below, there is rounding
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     last = ", ".join(f"{name} {value:.2g}" for name, value in table.iloc[-1].items())
     return figures.described(

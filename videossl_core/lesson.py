@@ -14,10 +14,11 @@ import torch
 from IPython.display import HTML, display
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from videossl_core import files, runs, show, training
 from videossl_core.params import Params
-from videossl_core.prepare import Data
+from videossl_core.prepare import Data, device
 
 
 class TourParams(Params):
@@ -47,7 +48,7 @@ class Clips:
 
     @property
     def labels(self) -> Tensor:
-        return torch.from_numpy(self.rows.label.to_numpy())
+        return torch.tensor(self.rows.label.tolist())
 
     def frame(self, i: int) -> np.ndarray:
         """(S, S, 3) uint8: the middle frame of clip i."""
@@ -87,11 +88,14 @@ def said(clips: Clips, logits: Tensor, classes: list[str]) -> pd.DataFrame:
     )
 
 
-def nearest(p: pd.Series, wanted: tuple[float, ...]) -> list[int]:
-    """Positions of the clips whose confidence is nearest to each of these, no clip twice."""
+def telling(said: pd.DataFrame) -> list[int]:
+    """Positions of four clips worth a look: a right and a wrong one with p near 0.97, then any near 0.9 and
+    0.6; no clip twice."""
     chosen: list[int] = []
-    for value in wanted:
-        chosen.append(int((p - value).abs().drop(chosen).idxmin()))
+    for among, p in ((said.right, 0.97), (~said.right, 0.97), (said.p > 0, 0.9), (said.p > 0, 0.6)):
+        left = said[among & ~said.index.isin(chosen)]
+        if len(left):
+            chosen.append(int((left.p - p).abs().idxmin()))
     return chosen
 
 
@@ -140,12 +144,18 @@ def train(p: TourParams) -> runs.Run:
     return run
 
 
+def untrained(p: Params, classes: int, clips: Clips) -> nn.Module:
+    """The network before the first iteration. Its batch norm has measured these clips, as in training: with
+    the statistics that it begins with the answers would be wildly sure."""
+    network = training.build_network(p, classes).to(device(p))
+    update_bn(clips.pixels.split(32), network, device(p))
+    return network
+
+
 def networks(run: runs.Run, p: TourParams) -> dict[int, nn.Module]:
-    """The network before the first iteration and after each evaluation, by iteration."""
+    """The network after each evaluation of the run, by iteration."""
     steps = sorted(set(pd.read_csv(run.metrics).step))
-    first, classes = training.load_network(run, p)
-    found = {0: training.build_network(p, len(classes)).to(next(first.parameters()).device)}
-    return found | {step: training.load_network(stage(run, step), p)[0] for step in steps}
+    return {step: training.load_network(stage(run, step), p)[0] for step in steps}
 
 
 # ---- Sliders
@@ -173,7 +183,8 @@ def live(draw: Callable[..., Figure], **controls: ipywidgets.Widget) -> None:
     Where there is no kernel to move them (a page made of the notebook) their place says what they stood at.
     """
     box = ipywidgets.VBox(list(controls.values()))
-    stood = ", ".join(f"{c.description} = {c.value}" for c in controls.values())
+    values = (f"{c.value:.3g}" if isinstance(c.value, float) else c.value for c in controls.values())
+    stood = ", ".join(f"{c.description} = {v}" for c, v in zip(controls.values(), values, strict=True))
     text = f"Drawn for {stood}; in JupyterLab these can be moved."
     display(box._repr_mimebundle_() | {"text/plain": text, "text/html": f"<em>{escape(text)}</em>"}, raw=True)
 

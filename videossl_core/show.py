@@ -3,6 +3,7 @@
 import base64
 import io
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,7 @@ def _picture(jpeg: bytes) -> np.ndarray:
 
 
 def _draw(picture: np.ndarray, axis, title: str = "") -> None:
-    axis.imshow(picture)
+    axis.imshow(picture, interpolation="nearest")  # pixels as they are; it also makes a smaller PNG
     axis.set_title(title, fontsize=8)
     axis.axis("off")
 
@@ -76,9 +77,10 @@ def centre_clip(data: "Data", p: "Params", video: str) -> tuple[np.ndarray, Tens
     return numbers, sampling.crop(sampling.read_clip(data.store, video, numbers), p.crop_size, 0.5, 0.5)
 
 
-def clip_rows(data: "Data", p: "Params", videos: int = 4, columns: int = 8) -> Figure:
-    """The centre clips of some labelled videos as the network sees them, evenly spaced frames of each."""
-    rows = _some(data.rows("labelled"), videos)
+def clip_rows(data: "Data", p: "Params", rows: pd.DataFrame | None = None, columns: int = 8) -> Figure:
+    """The centre clips of these rows of the split, or of four labelled videos, as the network sees them:
+    evenly spaced frames of each."""
+    rows = _some(data.rows("labelled"), 4) if rows is None else rows
     figure, axes = plt.subplots(len(rows), columns, figsize=(10, 1.35 * len(rows)), squeeze=False)
     shown = np.linspace(0, p.clip_frames - 1, columns).round().astype(int)
     for line, row in zip(axes, rows.itertuples(), strict=True):
