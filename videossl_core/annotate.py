@@ -16,8 +16,8 @@ from videossl_core.pool import quiet
 KEYS = "123456789" + "".join(c for c in string.ascii_lowercase if c not in "su")
 """Keys of the classes in their order; s skips and u undoes."""
 
-BALANCE = 0.5
-"""How much a video of a class without labels is preferred: as one that is so much less certain."""
+BALANCE = 2
+"""How much a video that looks like a class with no label counts more than one like the class with most."""
 
 COMPARED = ("supervised", "videossl")
 
@@ -31,9 +31,9 @@ def suggest(
 ) -> tuple[str, str]:
     """The video whose label is worth most, and why in a few words; ("", "") when none is left.
 
-    After a training it is the one whose two likeliest classes are closest, the more so if it is taken for
-    a class with few labels. Before, it is one that is unlike all seen so far, and yet like some others: what
-    is like nothing teaches nothing.
+    After a training it is one whose two likeliest classes are close. Before, it is one that is unlike all
+    seen so far, and yet like some others: what is like nothing teaches nothing. Either counts the more, the
+    fewer labels there are of the class it is taken for: what the training said, or the most similar label.
 
     Args:
         features: (videos, M), what the teacher says of each; two videos are alike if that is.
@@ -43,21 +43,27 @@ def suggest(
     left = np.array([i for i, video in enumerate(videos) if video not in rows], dtype=int)
     if not len(left):
         return "", ""
+    count = {name: sum(label == name for label, _ in rows.values()) for name in classes}
+    seen = [i for i, video in enumerate(videos) if video in rows]
     if said is not None:
         known = said.reindex([videos[i] for i in left])
-        count = pd.Series({name: sum(label == name for label, _ in rows.values()) for name in classes})
-        need = 1 - known.predicted.map(count / max(1, count.max())).fillna(0)
-        best = (1 - known.margin.fillna(0) + BALANCE * need).argmax()
-        guess, margin = known.iloc[best][["predicted", "margin"]]
-        why = "new since the last training" if pd.isna(margin) else f"taken for {guess}, margin {margin:.2f}"
-        return known.index[best], why
-    roots = np.sqrt(features)  # their products are 1 for equal distributions and 0 for disjoint ones
-    alike = roots[left] @ roots.T
-    crowd = np.sort(alike, axis=1)[:, -6:].mean(1)
-    seen = [i for i, video in enumerate(videos) if video in rows]
-    if not seen:
-        return videos[left[alike.mean(1).argmax()]], "a typical video to begin with"
-    return videos[left[((1 - alike[:, seen].max(1)) * crowd).argmax()]], "unlike those seen so far"
+        unsure, taken_for = 1 - known.margin.fillna(0).to_numpy(), known.predicted.fillna("").to_numpy()
+        whys = [f"taken for {c}, margin {1 - u:.2f}" if c else "new since the last training"
+                for c, u in zip(taken_for, unsure, strict=True)]  # fmt: skip
+    else:
+        roots = np.sqrt(features)  # their products are 1 for equal distributions and 0 for disjoint ones
+        alike = roots[left] @ roots.T
+        crowd = np.sort(alike, axis=1)[:, -6:].mean(1)
+        if not seen:
+            return videos[left[alike.mean(1).argmax()]], "a typical video to begin with"
+        nearest = alike[:, seen].argmax(1)
+        unsure = (1 - alike[:, seen].max(1)) * crowd
+        taken_for = np.array([rows[videos[seen[i]]][0] for i in nearest])
+        whys = ["unlike those seen so far"] * len(left)
+    most = max(1, *count.values())
+    need = np.array([1 - count.get(name, most) / most for name in taken_for])
+    best = int((unsure * (1 + BALANCE * need)).argmax())
+    return videos[left[best]], whys[best]
 
 
 class Desk:

@@ -122,8 +122,8 @@ class Gain:
 
     def __str__(self) -> str:
         return (
-            f"gain in video top-1: {self.points:+.1f} points "
-            f"(95 % interval {self.low:+.1f} to {self.high:+.1f}; {self.videos} videos: {self.won} won, {self.lost} lost)"
+            f"gain in video top-1: {self.points:+.1f} points (95 % interval {self.low:+.1f} to "
+            f"{self.high:+.1f}; {self.videos} videos: {self.won} won, {self.lost} lost)"
         )
 
 

@@ -27,11 +27,11 @@ def next_split(rows: Rows, label: str, test_pct: float) -> str:
     """Where the next video of a class belongs: ``test_pct`` % of each class are held out.
 
     It depends only on what is labelled before and never changes that: a held-out video stays held out. The
-    first of a class is for training; with 25 %, every fourth is held out.
+    first of a class is for training; with 25 % the second, sixth, tenth, ... are held out.
     """
     count = Counter(split for name, split in rows.values() if name == label)
     n = count["train"] + count["test"] + 1
-    return "test" if count["test"] + 1 <= n * test_pct / 100 else "train"
+    return "test" if n > 1 and count["test"] + 0.5 <= n * test_pct / 100 else "train"
 
 
 def read(path: Path, classes: list[str] | None = None, test_pct: float = 25) -> Rows:
