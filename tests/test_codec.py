@@ -105,7 +105,7 @@ def test_pixel_formats_sizes_and_suffixes(tmp_path, name, codec_name, pix_fmt, s
     assert clip.shape == (3, 12, 64, 64)
     assert bright(clip) == WHERE[0]
     assert (store.table.height[name], store.table.width[name]) == size
-    assert datasets._videos_below(tmp_path) == [name]
+    assert datasets.videos_below(tmp_path) == [name]
 
 
 def test_a_variable_frame_rate_gives_the_frames_in_order_and_their_mean_rate(tmp_path):

@@ -1,6 +1,7 @@
 """Reading and writing one video file with PyAV, and saying why one cannot be used."""
 
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -113,6 +114,44 @@ def pixels(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
 def quarter_turns(frame: av.VideoFrame) -> int:
     """By how many quarters the picture must be turned anticlockwise to stand upright."""
     return round((frame.rotation or 0) / 90) % 4
+
+
+def for_browser(path: Path, side: int = 320, seconds: float = 10) -> bytes:
+    """A file that any browser plays: the video itself if it is a small one in MP4 or WebM, else its first
+    ten seconds as H.264, with a long side of at most ``side`` pixels.
+
+    Raises:
+        VideoError: the video cannot be decoded.
+    """
+    if _plays_as_it_is(path):
+        return path.read_bytes()
+    frames, first = [], None
+    for frame in decode(path):
+        first = frame.time if first is None else first
+        if frame.time is not None and first is not None and frame.time - first > seconds:
+            break
+        height, width = frame.height, frame.width
+        scale = min(1, side / max(height, width))
+        if quarter_turns(frame) % 2:
+            height, width = width, height
+        last = frame.time
+        frames.append(pixels(frame, *(max(2, round(n * scale) // 2 * 2) for n in (width, height))))
+    fps = (len(frames) - 1) / (last - first) if len(frames) > 1 and last and last > first else 25
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "clip.mp4"
+        write(made, frames, min(60, max(1, fps)))
+        return made.read_bytes()
+
+
+def _plays_as_it_is(path: Path) -> bool:
+    if path.suffix.lower() not in (".mp4", ".m4v", ".webm") or path.stat().st_size > 4e6:
+        return False
+    try:
+        with av.open(f"file:{path}", options=_OPTIONS) as container:
+            context = container.streams.video[0].codec_context
+            return context.name in ("h264", "vp8", "vp9", "libdav1d", "av1") and context.pix_fmt == "yuv420p"
+    except Exception:  # decoding it will say what is wrong
+        return False
 
 
 def write(path: Path, frames: Iterable[np.ndarray], fps: float = 25.0, qp: int = 22) -> None:

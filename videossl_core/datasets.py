@@ -13,27 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from videossl_core import demo
+from videossl_core import demo, labels
 from videossl_core.files import read_text
 from videossl_core.pool import quiet
 
 if TYPE_CHECKING:
     from videossl_core.params import Params
 
-VIDEO_SUFFIXES = {
-    ".avi",
-    ".mp4",
-    ".m4v",
-    ".mkv",
-    ".webm",
-    ".mov",
-    ".mpg",
-    ".mpeg",
-    ".wmv",
-    ".flv",
-    ".ogv",
-    ".ts",
-}
+VIDEO_SUFFIXES = {".avi", ".mp4", ".m4v", ".mkv", ".webm", ".mov", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv",
+                  ".ts"}  # fmt: skip
 
 _UNUSUAL = re.compile(r"^/|//|/$|^$|(^|/)\.\.?(/|$)|[\\\x00-\x1f\x7f\ud800-\udfff]")
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, bytes that are no UTF-8
@@ -50,6 +38,7 @@ class DatasetError(ValueError):
 class Index:
     """A data set: ``table`` has the columns video, class_name, label, split, sorted by video.
 
+    A training video whose class nobody knows has the class_name "" and the label -1.
     ``classes`` gives the names by label id; ``all_classes`` those of the whole data set, of which
     ``classes`` may be a part.
     """
@@ -66,7 +55,7 @@ def _folder_of(path: Path | None, what: str) -> Path:
     return path
 
 
-def _videos_below(folder: Path) -> list[str]:
+def videos_below(folder: Path) -> list[str]:
     """Links to folders are followed, but not round in a circle; hidden files and folders are passed over."""
     found = []
     for at, folders, names in os.walk(folder, followlinks=True):
@@ -197,7 +186,7 @@ def _split_folders(root: Path, splits: dict[str, str]) -> tuple[Rows, list[str]]
     rows = []
     for folder, split in found.items():
         for name in _subfolders(root / folder):
-            rows += [(f"{folder}/{name}/{v}", name, split) for v in _videos_below(root / folder / name)]
+            rows += [(f"{folder}/{name}/{v}", name, split) for v in videos_below(root / folder / name)]
     return rows, alphabetical({name for _, name, _ in rows})
 
 
@@ -207,7 +196,7 @@ def _folder(p: "Params") -> tuple[Rows, list[str]]:
     names = {name.lower() for name in _subfolders(root)}
     if "train" in names and names <= {"train", "test", "val"}:
         return _split_folders(root, {"train": "train", "test": "test", "val": "test"})
-    rows = [(f"{name}/{v}", name, "") for name in _subfolders(root) for v in _videos_below(root / name)]
+    rows = [(f"{name}/{v}", name, "") for name in _subfolders(root) for v in videos_below(root / name)]
     return _hold_out(rows, p.test_pct), alphabetical({name for _, name, _ in rows})
 
 
@@ -239,11 +228,36 @@ def _hold_out(rows: Rows, test_pct: float) -> Rows:
 
 
 def _demo(p: "Params") -> tuple[Rows, list[str]]:
-    return _split_folders(demo_root(p), {"train": "train", "test": "test"})
+    return _split_folders(videos_root(p), {"train": "train", "test": "test"})
 
 
-def demo_root(p: "Params") -> Path:
+def _annotated(p: "Params") -> tuple[Rows, list[str]]:
+    """A folder of videos, most of them without a label, and the CSV of ``labels`` made in annotate.ipynb."""
+    known = labels.read(labels_file(p), p.classes, p.test_pct)
+    rows = [(video, name, split) for video, (name, split) in known.items() if split != "skip"]
+    for split, what in (("train", "labelled"), ("test", "held-out")):
+        if not any(s == split for _, _, s in rows):
+            raise DatasetError(f"{labels_file(p)}: no {what} video yet; label some in annotate.ipynb")
+    classes = p.classes or alphabetical({name for _, name, _ in rows})
+    return rows + [(v, "", "train") for v in videos_below(videos_root(p)) if v not in known], classes
+
+
+def labels_file(p: "Params") -> Path:
+    """The CSV of one's own labels: ``lists``, or labels.csv beside the videos."""
+    return p.lists or videos_root(p) / "labels.csv"
+
+
+def videos_root(p: "Params") -> Path:
+    """``root``; where none is needed, the folder of the rendered videos."""
     return p.root or p.data_dir / "videos"
+
+
+def open_root(p: "Params", progress=quiet) -> Path:
+    """The folder of the videos, which are rendered first if they are the demo's."""
+    root = videos_root(p)
+    if p.source == "demo" or (p.source == "annotated" and p.root is None):
+        demo.render(root, p.demo_per_class, p.prep_workers, progress, class_folders=p.source == "demo")
+    return _folder_of(root, "root of the videos")
 
 
 SOURCES: dict[str, Callable[["Params"], tuple[Rows, list[str]]]] = {
@@ -253,6 +267,7 @@ SOURCES: dict[str, Callable[["Params"], tuple[Rows, list[str]]]] = {
     "kinetics": _kinetics,
     "folder": _folder,
     "csv": _csv,
+    "annotated": _annotated,
 }
 
 
@@ -262,20 +277,16 @@ def read_index(p: "Params", progress=quiet) -> Index:
     Raises:
         DatasetError: a list is malformed, a name leads out of the root, or no video is left.
     """
-    root = p.root
-    if p.source == "demo":
-        root = demo_root(p)
-        demo.render(root, p.demo_per_class, p.prep_workers, progress)
-    _folder_of(root, "root of the videos")
     if p.tune and p.source != "ucf101":
         raise DatasetError("tune = True: only source = 'ucf101' has groups to hold out")
+    root = open_root(p, progress)
     rows, all_classes = SOURCES[p.source](p)
     table = pd.DataFrame(rows, columns=["video", "class_name", "split"])
     table["video"] = [_below(root, video) for video in table.video]
     if (double := table.video[table.video.duplicated()]).size:
         raise DatasetError(f"{double.iloc[0]} is listed twice ({len(double)} such videos)")
     classes = _chosen_classes(p, table, all_classes)
-    table = table[table.class_name.isin(classes)].sort_values("video", ignore_index=True)
+    table = table[table.class_name.isin([*classes, ""])].sort_values("video", ignore_index=True)
     for split in ("train", "test"):
         if not (table.split == split).any():
             raise DatasetError(f"no {split} video of any class found below {root} (source = {p.source!r})")
@@ -287,7 +298,7 @@ def read_index(p: "Params", progress=quiet) -> Index:
             f"{len(absent)} of {len(classes)} classes have no folder below {root}, such as {absent[0]}. "
             + (f"To use the others: classes = {','.join(present)}" if present else "Is root right?")
         )
-    table["label"] = table.class_name.map({name: i for i, name in enumerate(classes)}).astype(int)
+    table["label"] = table.class_name.map({name: i for i, name in enumerate(["", *classes], -1)}).astype(int)
     return Index(root, table[["video", "class_name", "label", "split"]], classes, all_classes)
 
 

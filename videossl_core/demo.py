@@ -176,8 +176,11 @@ def _render(job: tuple[Path, str, str, int]) -> None:
         codec.write(path, frames(noun, verb, seed), FPS)
 
 
-def render(root: Path, per_class: int, workers: int | None = None, progress=quiet) -> None:
-    """Write ``root/{train,test}/<noun>_<verb>/<number>.mp4``, one in three for testing; what exists stays.
+def render(
+    root: Path, per_class: int, workers: int | None = None, progress=quiet, class_folders: bool = True
+) -> None:
+    """Write ``root/{train,test}/<noun>_<verb>/<noun>_<verb>_<number>.mp4``, one in three for testing; what
+    exists stays. Without ``class_folders`` all lie in the root itself.
 
     Raises:
         ValueError: the folder holds a demo of another size.
@@ -196,7 +199,8 @@ def render(root: Path, per_class: int, workers: int | None = None, progress=quie
         for verb in VERBS:
             for k in range(per_class):
                 subset = "test" if k % 3 == 2 else "train"
-                jobs.append((root / subset / f"{noun}_{verb}" / f"{noun}_{verb}_{k:03d}.mp4", noun, verb, k))
+                folder = root / subset / f"{noun}_{verb}" if class_folders else root
+                jobs.append((folder / f"{noun}_{verb}_{k:03d}.mp4", noun, verb, k))
     with files.locked(root):
         todo = [] if marker.exists() else jobs  # another process may have done it while this one waited
         for _, outcome in progress(each(_render, todo, workers), len(todo), "rendering the demo videos"):

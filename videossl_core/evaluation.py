@@ -23,13 +23,16 @@ class Predictions:
     """What a network says of some videos.
 
     ``table`` has one row a video: video, class_name, label, and of both protocols the predicted class, its
-    confidence and whether it is right (clip_pred, clip_confidence, clip_right, video_pred, ...).
-    ``clip_probs`` and ``video_probs`` are (videos, C) float64, each row a distribution.
+    confidence and whether it is right (clip_pred, clip_confidence, clip_right, video_pred, ...; not right or
+    wrong, but empty, where the label is unknown, -1). ``clip_probs`` and ``video_probs`` are (videos, C)
+    float64, each row a distribution; ``every_clip`` is (clips, C), of all consecutive clips in order of
+    video and start, if they were asked for.
     """
 
     table: pd.DataFrame
     clip_probs: np.ndarray
     video_probs: np.ndarray
+    every_clip: np.ndarray | None = None
 
     def top1(self) -> dict[str, float]:
         """clip_top1 and video_top1 in percent."""
@@ -55,6 +58,7 @@ def predict(
     device: str,
     progress=quiet,
     ranks: Ranks | None = None,
+    every_clip: bool = False,
 ) -> Predictions:
     """Look at every clip of these videos.
 
@@ -65,6 +69,7 @@ def predict(
         network: maps clips to {"classes": (N, C) logits}; it stays as it is.
         rows: videos with the columns video, class_name, label.
         ranks: the processes that share the work; each looks at its own videos and gets all answers.
+        every_clip: keep what it says of every single clip too (in one process only).
     """
     ranks = ranks or Ranks()
     mine = list(rows.video)[ranks.rank :: ranks.count]
@@ -72,6 +77,7 @@ def predict(
     clip_probs = np.zeros((len(mine), len(classes)))
     video_probs = np.zeros((len(mine), len(classes)))
     batches = loader(clips, p, device, batch_size=p.batch_size)
+    each = []
     network = folded(network)
     for pixels, video, centre in progress(ahead(batches), len(batches), "evaluating"):
         probs = network(pixels.to(device, non_blocking=True))["classes"].double().softmax(-1).cpu().numpy()
@@ -81,6 +87,8 @@ def predict(
         video, centre = video.numpy(), centre.numpy()
         clip_probs[video[centre]] = probs[centre]
         np.add.at(video_probs, video[~centre], probs[~centre])
+        if every_clip:
+            each.append(probs[~centre])
     video_probs /= video_probs.sum(1, keepdims=True)
     clip_probs, video_probs = _together(ranks.gather((clip_probs, video_probs)), len(rows))
     table = rows[["video", "class_name", "label"]].reset_index(drop=True)
@@ -88,8 +96,44 @@ def predict(
         best = probs.argmax(1)
         table[f"{kind}_pred"] = [classes[i] for i in best]
         table[f"{kind}_confidence"] = probs.max(1)
-        table[f"{kind}_right"] = best == table.label.to_numpy()
-    return Predictions(table, clip_probs, video_probs)
+        table[f"{kind}_right"] = (table.label == best).where(table.label >= 0)
+    return Predictions(table, clip_probs, video_probs, np.concatenate(each) if every_clip else None)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much better one network is than another on the same videos, in points of top-1.
+
+    ``won`` and ``lost`` count the videos that only it, only the other gets right; ``low`` to ``high`` is a
+    95 % interval.
+    """
+
+    videos: int
+    won: int
+    lost: int
+    points: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return (
+            f"gain in video top-1: {self.points:+.1f} points (95 % interval {self.low:+.1f} to "
+            f"{self.high:+.1f}; {self.videos} videos: {self.won} won, {self.lost} lost)"
+        )
+
+
+def paired_gain(first: np.ndarray, last: np.ndarray) -> Gain:
+    """The gain of the last over the first, from which videos each gets right, (videos,) bool.
+
+    Both are asked about the same videos, so only those count on which they differ. The interval is the
+    normal one after half a video was added to each cell of the fourfold table, which keeps it honest when
+    there are few videos (Agresti and Min, 2005).
+    """
+    n, won, lost = len(first), int((last & ~first).sum()), int((first & ~last).sum())
+    b, c, m = won + 0.5, lost + 0.5, n + 2
+    centre, half = (b - c) / m, 1.96 * np.sqrt(b + c - (b - c) ** 2 / m) / m
+    low, high = max(-100.0, 100 * (centre - half)), min(100.0, 100 * (centre + half))
+    return Gain(n, won, lost, 100 * (won - lost) / n, float(low), float(high))
 
 
 def _together(shares: list[tuple[np.ndarray, np.ndarray]], n: int) -> list[np.ndarray]:

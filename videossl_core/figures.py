@@ -14,6 +14,7 @@ from IPython.core.pylabtools import print_figure
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from videossl_core.evaluation import Gain
 from videossl_core.methods import METHODS
 from videossl_core.params import ROOT
 
@@ -27,6 +28,7 @@ COLOURS = {
     "mt_sd": "#009e73",
     "videossl": "#d55e00",
 }
+OTHERS = "#dddddd"
 TITLES = {name: method.title for name, method in METHODS.items()}
 
 
@@ -94,9 +96,10 @@ def training_curves(log: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
     if "confident_pct" in log:
         axes[1, 0].plot(log.step, log.confident_pct, label="confident, % of the unlabelled", color="#0072b2")
         known = log.dropna(subset="confident_top1")
-        axes[1, 0].plot(
-            known.step, known.confident_top1, ".", label="of these right, %", color="#d55e00", ms=4
-        )
+        if len(known):
+            axes[1, 0].plot(
+                known.step, known.confident_top1, ".", label="of these right, %", color="#d55e00", ms=4
+            )
         axes[1, 0].set(ylim=(0, 102))
         axes[1, 0].legend()
     else:
@@ -225,6 +228,52 @@ def confusion(table: pd.DataFrame, classes: list[str]) -> Figure:
         f"""Confusion matrix of {len(classes)} classes: {len(table) - len(wrong)} of {len(table)} videos are
         right. {f"Most frequent mistakes: {words}." if words else ""}""",
     )
+
+
+def confidences(clips: pd.DataFrame, video: str, most: int = 6) -> Figure:
+    """How sure each clip of a video is of the classes, stacked, along the video's seconds.
+
+    Args:
+        clips: ``classify.Answers.clips``. The ``most`` likeliest classes have a colour, the others are grey.
+    """
+    rows = clips[clips.video == video]
+    probs = rows.filter(regex="^p_").rename(columns=lambda name: name.removeprefix("p_"))
+    best = list(probs.mean().sort_values(ascending=False, kind="stable").index[:most])
+    looks = zip(best, sns.color_palette("colorblind", most), ["", "//", "..", "xx", "++", "oo"], strict=False)
+    stacks = [(probs[name], name, colour, hatch) for name, colour, hatch in looks]
+    if len(best) < probs.shape[1]:
+        stacks.append((1 - probs[best].sum(axis=1), "all others", OTHERS, ""))
+    figure, axis = plt.subplots(figsize=(7, 2.8))
+    base, width = np.zeros(len(rows)), rows.end - rows.start
+    for height, name, colour, hatch in stacks:
+        axis.bar(
+            rows.start, height, width, base, align="edge", label=name, color=colour, hatch=hatch, ec="white"
+        )
+        base = base + height.to_numpy()
+    axis.set(xlabel="seconds", ylabel="confidence", ylim=(0, 1), xlim=(0, rows.end.max()), title=video)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), reverse=True)
+    return figure
+
+
+def gain(table: pd.DataFrame, won: Gain) -> Figure:
+    """Held-out video_top1 of two methods, and the difference with its interval.
+
+    Args:
+        table: by method, the column video_top1.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.4), width_ratios=(3, 2))
+    names = list(table.index)
+    bars = left.barh([TITLES[n] for n in names], table.video_top1, color=[COLOURS[n] for n in names])
+    left.bar_label(bars, fmt="%.1f", padding=3)
+    left.invert_yaxis()
+    left.set(xlabel=f"video top-1 on {won.videos} held-out videos, %", xlim=(0, 112))
+    right.axvline(0, color="black", lw=1)
+    right.errorbar(
+        [won.points], [0], xerr=[[won.points - won.low], [won.high - won.points]], fmt="o", capsize=5,
+        color=COLOURS[names[-1]],
+    )  # fmt: skip
+    right.set(yticks=[], xlabel="gain, points (95 % interval)")
+    return figure
 
 
 def paper_results() -> pd.DataFrame:

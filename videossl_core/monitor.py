@@ -30,12 +30,12 @@ class Window:
 
     def close(self) -> dict[str, float]:
         """The row, and a fresh window. confident_top1 is the true accuracy of the confident pseudo-labels in
-        percent, known only because the data set's labels are; empty while none is confident."""
+        percent, known only because the data set's labels are; empty while none is confident or known."""
         s = self.state
         row = {name: value / s["steps"] for name, value in s["sums"].items()}
         if "confident" in row:
-            right, sure = row.pop("confident_right"), row.pop("confident")
-            row |= {"confident_pct": 100 * sure, "confident_top1": 100 * right / sure if sure else None}
+            right, known, sure = (row.pop(f"confident{which}") for which in ("_right", "_known", ""))
+            row |= {"confident_pct": 100 * sure, "confident_top1": 100 * right / known if known else None}
         row["clips_per_s"] = round(s["clips"] / s["seconds"], 2)
         self.__init__()
         return row
@@ -84,8 +84,9 @@ def values(
     unlabelled = out["classes"][len(out["labels"]) :]
     if len(unlabelled):
         sure = losses.confident(unlabelled, p.delta)
-        right = unlabelled.argmax(-1) == batch["hidden"]
-        found |= {"confident": sure.float().mean(), "confident_right": (sure & right).float().mean()}
+        right, known = unlabelled.argmax(-1) == batch["hidden"], batch["hidden"] >= 0
+        found |= {"confident": sure.float().mean(), "confident_known": (sure & known).float().mean()}
+        found["confident_right"] = (sure & right).float().mean()
     return dict(zip(found, torch.stack([v.float() for v in found.values()]).tolist(), strict=True))
 
 

@@ -170,7 +170,7 @@ class Params(BaseModel):
             raise ValueError(f"crop_size = {self.crop_size} is larger than frame_size = {self.frame_size}")
         if self.label_draw == "list" and self.label_list is None:
             raise ValueError("label_draw = 'list' needs label_list, the path*label file or its folder")
-        if self.source not in (None, "demo") and self.root is None:
+        if self.source not in (None, "demo", "annotated") and self.root is None:
             raise ValueError(f"source = {self.source!r} needs root, the folder that holds the videos")
         return self
 

@@ -3,6 +3,7 @@
 import os
 import warnings
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -64,6 +65,23 @@ def draw(p: "Params", index: datasets.Index, rejected: pd.Series) -> pd.DataFram
     return split[~split.video.isin(rejected)].reset_index(drop=True)
 
 
+def decode(
+    p: "Params", folder: Path, root: Path, videos: list[str], progress=quiet
+) -> tuple[FrameStore, pd.Series]:
+    """Decode the videos below ``root`` that the store in ``folder`` does not hold yet.
+
+    Returns the store, and by video the reason why it cannot be used, empty where it can.
+    """
+    store = FrameStore(folder, StoreSettings(p.frame_size, p.jpeg_quality, p.teacher_stride))
+    store.add(videos, root, p.prep_workers, progress, p.video_timeout)
+    table = store.table.loc[videos]
+    if p.short_videos == "loop":
+        return store, table.reason
+    short = (table.reason == "") & (table.frames < p.clip_frames)
+    said = [f"shorter than a clip: {n} of {p.clip_frames} frames" for n in table.frames[short]]
+    return store, table.reason.where(~short, pd.Series(said, table.index[short]))
+
+
 def prepare(
     p: "Params", with_teacher: bool | None = None, split: pd.DataFrame | None = None, progress=quiet
 ) -> Data:
@@ -78,7 +96,6 @@ def prepare(
         splits.SplitError: the label list does not fit.
     """
     index = datasets.read_index(p, progress)
-    store = FrameStore(p.data_dir, StoreSettings(p.frame_size, p.jpeg_quality, p.teacher_stride))
     videos = list(index.table.video)
     drawn = split is None
     if drawn:
@@ -87,13 +104,8 @@ def prepare(
         raise splits.SplitError(
             f"{len(absent)} videos of the saved split are not in the data set any more, such as {absent[0]}"
         )
-    store.add(videos, index.root, p.prep_workers, progress, p.video_timeout)
-    table = store.table.loc[videos]
-    if p.short_videos == "reject":
-        short = (table.reason == "") & (table.frames < p.clip_frames)
-        said = [f"shorter than a clip: {n} of {p.clip_frames} frames" for n in table.frames[short]]
-        table = table.assign(reason=table.reason.where(~short, pd.Series(said, table.index[short])))
-    rejected = table[table.reason != ""][["reason"]].reset_index()
+    store, reasons = decode(p, p.data_dir, index.root, videos, progress)
+    rejected = reasons[reasons != ""].reset_index()
     files.write_text(p.data_dir / "rejected.csv", rejected.to_csv(index=False))
     if 100 * len(rejected) > p.max_reject_pct * len(videos):
         first = "; ".join(f"{r.video}: {r.reason}" for r in rejected.head(3).itertuples())

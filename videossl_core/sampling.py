@@ -91,9 +91,9 @@ def crop(clip: Tensor, size: int, y: float, x: float, flip: bool = False) -> Ten
 class Batches(Dataset):
     """Item i is the batch of step i, labelled clips first; of ``ranks`` processes each takes its share.
 
-    clips (B, 3, T, H, W) uint8; labels (K,); hidden (U,), the true labels of the unlabelled clips, which
-    only the log may see; teacher (B, M) where the method distils; other, a second crop of the same clips,
-    where it averages weights; turn (B,) quarter turns where it rotates.
+    clips (B, 3, T, H, W) uint8; labels (K,); hidden (U,), the true labels of the unlabelled clips (-1 where
+    nobody knows), which only the log may see; teacher (B, M) where the method distils; other, a second crop
+    of the same clips, where it averages weights; turn (B,) quarter turns where it rotates.
     """
 
     def __init__(

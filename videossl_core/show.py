@@ -4,6 +4,7 @@ import base64
 import io
 import tempfile
 from collections.abc import Iterable, Iterator
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from videossl_core.progress import LiveTraining, progress
 from videossl_core.teacher import IMAGENET_CLASSES
 
 if TYPE_CHECKING:
+    from videossl_core.classify import Answers
     from videossl_core.params import Params
     from videossl_core.prepare import Data
 
@@ -30,7 +32,9 @@ ROLES = ["labelled", "unlabelled", "test"]
 
 def role_table(split: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
     """Videos per class and role, with the sum."""
-    counts = pd.crosstab(split.class_name, split.role).reindex(index=classes, columns=ROLES, fill_value=0)
+    named = split.class_name.replace("", "(unknown)")
+    classes = classes + ["(unknown)"] * bool((named == "(unknown)").any())
+    counts = pd.crosstab(named, split.role).reindex(index=classes, columns=ROLES, fill_value=0)
     return pd.concat([counts, counts.sum().rename("all").to_frame().T]).rename_axis(columns=None)
 
 
@@ -202,13 +206,56 @@ def player(pictures: Iterable[np.ndarray], fps: float, caption: str = "", width:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         write_film(path, pictures, fps)
-        data = base64.b64encode(path.read_bytes()).decode()
+        return playing(path.read_bytes(), caption, width)
+
+
+def playing(mp4: bytes, caption: str = "", width: int = 160) -> str:
+    """HTML that plays a film's bytes."""
+    data = base64.b64encode(mp4).decode()
     box = f"display:inline-block;margin:4px;width:{width}px;vertical-align:top"
     return (
-        f'<figure style="{box}"><video width="{width}" height="{width}" controls loop muted autoplay '
+        f'<figure style="{box}"><video width="{width}" controls loop muted autoplay '
         f'playsinline src="data:video/mp4;base64,{data}"></video>'
-        f'<figcaption style="font-size:80%">{caption}</figcaption></figure>'
+        f'<figcaption style="font-size:80%;overflow-wrap:anywhere">{caption}</figcaption></figure>'
     )
+
+
+def doubtful(answers: "Answers", n: int = 6) -> HTML:
+    """The first n videos of ``answers``, playable, with what was said of each."""
+    films = [playing(codec.for_browser(answers.path(r.video)), _said(r), 240) for r in _usable(answers, n)]
+    return HTML("".join(films) or "<i>no video to show</i>")
+
+
+def along(answers: "Answers", n: int = 3) -> HTML:
+    """The first n videos, each beside what its clips say along its seconds."""
+    lines = []
+    for row in _usable(answers, n):
+        buffer = io.BytesIO()
+        figure = figures.confidences(answers.clips, row.video)
+        figure.savefig(buffer, format="png")
+        plt.close(figure)
+        picture = base64.b64encode(buffer.getvalue()).decode()
+        alt = escape(f"Confidence of the {row.clips} clips of {row.video} along its seconds. {_plain(row)}")
+        lines.append(
+            playing(codec.for_browser(answers.path(row.video)), _said(row), 240)
+            + f'<img alt="{alt}" src="data:image/png;base64,{picture}" style="width:630px;max-width:100%">'
+        )
+    return HTML("<br>".join(lines) or "<i>no video to show</i>")
+
+
+def _usable(answers: "Answers", n: int) -> list:
+    return list(answers.table[answers.table.reason == ""].head(n).itertuples())
+
+
+def _plain(row) -> str:
+    others = (
+        f"; {row.disagreement:.0%} of its {row.clips} clips say another class" if row.disagreement else ""
+    )
+    return f"{row.predicted} ({row.confidence:.2f}, margin {row.margin:.2f}{others})"
+
+
+def _said(row) -> str:
+    return f"<b>{escape(row.video)}</b><br>{escape(_plain(row))}"
 
 
 def players(chosen: pd.DataFrame, models: dict[str, pd.DataFrame], store: frames.FrameStore) -> HTML:

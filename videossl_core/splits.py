@@ -120,7 +120,7 @@ def read_label_list(path: Path, train: pd.DataFrame, index: Index) -> np.ndarray
 def make_split(p: "Params", index: Index) -> pd.DataFrame:
     """The index with a column ``role``: labelled, unlabelled or test."""
     table = index.table.copy()
-    train = table[table.split == "train"]
+    train = table[(table.split == "train") & (table.label >= 0)]  # who has no label cannot show it
     chosen = DRAWS[p.label_draw](p, train, index)
     table["role"] = np.where(table.split == "train", "unlabelled", "test")
     table.loc[train.index[chosen], "role"] = "labelled"

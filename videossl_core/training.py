@@ -270,9 +270,10 @@ class _Training:
         rows = []
         for subset in ("test", "unlabelled"):
             final = subset == "test" and step == p.steps
-            asked = (
-                self.data.rows(subset) if final else evaluation.at_most(self.data.rows(subset), p.eval_videos)
-            )
+            asked = self.data.rows(subset)
+            asked = asked[asked.label >= 0]  # of one's own unlabelled videos nobody knows the class
+            if not final:
+                asked = evaluation.at_most(asked, p.eval_videos)
             if asked.empty:
                 continue
             said = evaluation.predict(

@@ -1,0 +1,117 @@
+"""A finished run on files it has never heard of: the same answers as evaluation, and bad files named."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import TINY
+
+from videossl_core import classify, codec, evaluation, figures, params, prepare, runs, show, training
+from videossl_core.params import ParameterError
+
+
+@pytest.fixture(scope="module")
+def trained(prepared, tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("trained")
+    (outputs / "tiny").mkdir()
+    (outputs / "tiny/data").symlink_to(prepared / "tiny/data")
+    p = params.load(**TINY, outputs=outputs)
+    training.train(p)
+    return p
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    """Three test videos at two depths, and three files that cannot be used."""
+    tests = sorted((trained.data_dir / "videos/test").rglob("*.mp4"))
+    for source, name in zip(tests[:3], ("a.mp4", "deep/b, c.mp4", "ü.MP4"), strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(source, tmp_path / name)
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "cut.mp4").write_bytes(tests[0].read_bytes()[:2000])
+    codec.write(tmp_path / "short.mp4", np.zeros((5, 32, 32, 3), np.uint8))
+    (tmp_path / "notes.txt").write_text("no video")
+    return tmp_path
+
+
+def test_a_file_gets_the_answer_that_evaluation_gives(trained, folder):
+    data = prepare.prepare(trained, with_teacher=False)
+    network, classes = training.load_network(runs.Run(trained.run_dir), trained)
+    rows = data.rows("test")
+    said = evaluation.predict(network, trained, rows, classes, data.store, "cpu")
+    names = [f"p_{c}" for c in classes]
+    for i, name in enumerate(("a.mp4", "deep/b, c.mp4", "ü.MP4")):
+        answers = classify.classify(trained, folder / name)
+        (row,) = answers.table.itertuples()
+        assert answers.table[names].to_numpy()[0] == pytest.approx(said.video_probs[i], abs=1e-6)
+        assert row.predicted == said.table.video_pred[i]
+        first, second = np.sort(said.video_probs[i])[::-1][:2]
+        assert row.margin == pytest.approx(first - second)
+
+
+def test_a_folder_lists_what_cannot_be_used_and_goes_on(trained, folder):
+    answers = classify.classify(trained, folder)
+    table = answers.table.set_index("video")
+    assert set(table.index) == {"a.mp4", "deep/b, c.mp4", "ü.MP4", "empty.mp4", "cut.mp4", "short.mp4"}
+    assert table.loc["short.mp4", "reason"] == "shorter than a clip: 5 of 8 frames"
+    assert all(table.reason[["empty.mp4", "cut.mp4"]] != "")
+    good = table[table.reason == ""]
+    assert list(good.margin) == sorted(good.margin)
+    assert list(table.index[:3]) == list(good.index)  # the doubtful first, the unusable last
+    answers.write(folder / "into/table.csv")
+    back = pd.read_csv(folder / "into/table.csv", keep_default_na=False)
+    assert list(back.columns[:7]) == [
+        "video", "predicted", "confidence", "margin", "disagreement", "clips", "reason",
+    ]  # fmt: skip
+    assert list(back.video) == list(table.index)
+    html = show.along(answers).data
+    assert html.count("<video") == html.count("<img alt=") == 3
+    assert "short.mp4" not in html
+
+
+def test_the_clips_along_a_video(trained, folder):
+    """32 frames at 25 per second are four clips of eight; their mean is the video's answer."""
+    answers = classify.classify(trained, folder / "a.mp4")
+    clips, names = answers.clips, [f"p_{c}" for c in answers.classes]
+    assert list(clips.start) == pytest.approx([0, 0.32, 0.64, 0.96], abs=1e-3)
+    assert list(clips.end) == pytest.approx([0.32, 0.64, 0.96, 1.28], abs=1e-3)
+    assert clips[names].mean().to_numpy() == pytest.approx(answers.table[names].to_numpy()[0])
+    best = clips[names].to_numpy().argmax(1)
+    of_video = answers.table[names].to_numpy()[0].argmax()
+    assert answers.table.disagreement[0] == np.mean(best != of_video)
+    axis = figures.confidences(clips, "a.mp4").axes[0]
+    tops = np.zeros(4)
+    for bars in axis.containers:
+        tops += [bar.get_height() for bar in bars]
+    assert tops == pytest.approx(np.ones(4))  # the classes of a clip fill its bar
+
+
+def test_nothing_there_is_said(trained, tmp_path):
+    with pytest.raises(ParameterError, match="no such file or folder"):
+        classify.classify(trained, tmp_path / "nowhere")
+    with pytest.raises(ParameterError, match="no video in this folder"):
+        classify.classify(trained, tmp_path)
+    (tmp_path / "bad.avi").write_bytes(b"RIFF")
+    answers = classify.classify(trained, tmp_path)
+    assert len(answers.table) == 1
+    assert "no video to show" in show.along(answers).data
+    assert answers.table.predicted.isna().all()
+    with pytest.raises(runs.RunError, match="train it first"):
+        classify.classify(trained.model_copy(update={"seed": 99}), tmp_path / "bad.avi")
+
+
+def test_what_a_browser_gets(folder, tmp_path):
+    source = folder / "a.mp4"
+    assert codec.for_browser(source) == source.read_bytes()  # it plays as it is
+    wide = tmp_path / "wide.avi"
+    frames = np.random.default_rng(0).integers(0, 255, (300, 90, 640, 3), dtype=np.uint8)
+    codec.write(tmp_path / "wide.mp4", frames, qp=40)
+    shutil.copy(tmp_path / "wide.mp4", wide)  # a name that no browser takes: re-encoded
+    (tmp_path / "made.mp4").write_bytes(codec.for_browser(wide))
+    made = list(codec.decode(tmp_path / "made.mp4"))
+    assert (made[0].width, made[0].height) == (320, 44)
+    assert len(made) == pytest.approx(250, abs=2)  # ten seconds
+    assert made[-1].time == pytest.approx(10, abs=0.1)
+    with pytest.raises(codec.VideoError):
+        codec.for_browser(folder / "empty.mp4")
