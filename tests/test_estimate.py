@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from videossl_core import bench, datasets, estimate, params
+from videossl_core import bench, datasets, estimate, params, rival
 from videossl_core.params import Params
 
 
@@ -64,12 +64,12 @@ def test_side_by_side_takes_turns():
 
 def test_the_plain_loop_reads_clips_of_consecutive_frames(tmp_path):
     """What the engine is compared with must read what it reads."""
-    bench.make_videos(tmp_path / "videos", 8)
+    rival.make_videos(tmp_path / "videos", 8)
     assert len(list((tmp_path / "videos/train").rglob("*.mp4"))) == 6
     rng = bench.np.random.default_rng(0)
     path = next((tmp_path / "videos/train").rglob("*.mp4"))
     for _ in range(5):
-        clip = bench.source_clip(path, rng, 16)
+        clip = rival.source_clip(path, rng, 16)
         assert len(clip) == 16
         times = [frame.time for frame in clip]
         assert bench.np.allclose(bench.np.diff(times), 1 / 25)
