@@ -109,20 +109,15 @@ def films(clips: Clips, positions: list[int], captions: list[str], fps: int = 8)
 # ---- Training with the curves in sight
 
 
-class _Watch:
-    """Redraws the curves with each row of the log, and keeps the network of each evaluation."""
+class _Watch(show.LiveTraining):
+    """Keeps the network of each evaluation, too."""
 
     def __init__(self, run: runs.Run):
-        self.run, self.live, self.log = run, show.LiveCurves(), []
-        self.metrics = pd.DataFrame(columns=runs.METRICS)
-
-    def on_log(self, row: dict) -> None:
-        self.log.append(row)
-        self.live.on_eval(pd.DataFrame(self.log), self.metrics)
+        super().__init__()
+        self.run = run
 
     def on_eval(self, log: pd.DataFrame, metrics: pd.DataFrame) -> None:
-        self.log, self.metrics = log.to_dict("records"), metrics
-        self.live.on_eval(log, metrics)
+        super().on_eval(log, metrics)
         state, kept = self.run.read_checkpoint(), stage(self.run, int(metrics.step.max()))
         kept.folder.mkdir(exist_ok=True)
         with files.atomic(kept.checkpoint) as temporary:
@@ -139,8 +134,8 @@ def train(p: TourParams) -> runs.Run:
     run = runs.Run(p.run_dir)
     other = run.params.exists() and bool(p.differing(run.read_params()))
     watch = _Watch(run)
-    training.train(p.model_copy(update={"overwrite": other}), show.progress, watch.on_log, watch.on_eval)
-    watch.live.close()
+    training.train(p.model_copy(update={"overwrite": other}), watch.progress, watch.on_log, watch.on_eval)
+    watch.close()
     return run
 
 
