@@ -92,9 +92,8 @@ def html(table: pd.DataFrame, classes: list[str], tag: str = "button") -> str:
     n = counts(table, classes)
     share = n.div(n.sum(axis=1).clip(lower=1), axis=0)
     if len(classes) > MOST_CLASSES:
-        pairs = n.stack()
-        pairs = pairs[(pairs > 0) & [true != said for true, said in pairs.index]]
-        pairs = pairs.sort_values(ascending=False, kind="stable").head(PAIRS)
+        wrong = table[table.class_name != table.video_pred].groupby(["class_name", "video_pred"])
+        pairs = wrong.size().sort_values(ascending=False, kind="stable").head(PAIRS)
         made = (_cell(t, s, k, share.loc[t, s], f"{t} → {s}: {k}", tag) for (t, s), k in pairs.items())
         return f'<div class="pairs"><p>Most frequent mistakes, true → said</p>{"".join(made) or "none"}</div>'
     lines = []
