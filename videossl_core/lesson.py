@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
-from typing import Literal
 
 import ipywidgets
 import matplotlib.pyplot as plt
@@ -19,17 +17,6 @@ from torch.optim.swa_utils import update_bn
 from videossl_core import files, runs, show, training
 from videossl_core.params import Params
 from videossl_core.prepare import Data, device
-
-
-class TourParams(Params):
-    """Parameters of the tour: a short run of its own, which no table of results counts."""
-
-    num_processes: Literal[1] = 1
-
-    @property
-    def run_dir(self) -> Path:
-        return self.outputs / "tour" / f"{self.dataset}-{self.label_pct:g}-seed{self.seed}"
-
 
 # ---- Clips, and what a network says of them
 
@@ -109,21 +96,17 @@ def films(clips: Clips, positions: list[int], captions: list[str], fps: int = 8)
 # ---- Training with the curves in sight
 
 
-class _Watch:
-    """Redraws the curves with each row of the log, and keeps the network of each evaluation."""
+class _Live(show.LiveTraining):
+    """Keeps the network of each evaluation too."""
 
     def __init__(self, run: runs.Run):
-        self.run, self.live, self.log = run, show.LiveCurves(), []
-        self.metrics = pd.DataFrame(columns=runs.METRICS)
-
-    def on_log(self, row: dict) -> None:
-        self.log.append(row)
-        self.live.on_eval(pd.DataFrame(self.log), self.metrics)
+        super().__init__(redraw_seconds=5)
+        self.run = run
 
     def on_eval(self, log: pd.DataFrame, metrics: pd.DataFrame) -> None:
-        self.log, self.metrics = log.to_dict("records"), metrics
-        self.live.on_eval(log, metrics)
-        state, kept = self.run.read_checkpoint(), stage(self.run, int(metrics.step.max()))
+        super().on_eval(log, metrics)
+        state = self.run.read_checkpoint()
+        kept = stage(self.run, state["step"])
         kept.folder.mkdir(exist_ok=True)
         with files.atomic(kept.checkpoint) as temporary:
             torch.save({k: state[k] for k in ("model", "ema", "classes", "precision")}, temporary)
@@ -134,13 +117,13 @@ def stage(run: runs.Run, step: int) -> runs.Run:
     return runs.Run(run.folder / f"after{step}")
 
 
-def train(p: TourParams) -> runs.Run:
+def train(p: Params) -> runs.Run:
     """Train with live curves. The same parameters again: nothing is done; others replace the run."""
     run = runs.Run(p.run_dir)
     other = run.params.exists() and bool(p.differing(run.read_params()))
-    watch = _Watch(run)
-    training.train(p.model_copy(update={"overwrite": other}), show.progress, watch.on_log, watch.on_eval)
-    watch.live.close()
+    live = _Live(run)
+    training.train(p.model_copy(update={"overwrite": other}), live.progress, live.on_log, live.on_eval)
+    live.close()
     return run
 
 
@@ -152,10 +135,11 @@ def untrained(p: Params, classes: int, clips: Clips) -> nn.Module:
     return network
 
 
-def networks(run: runs.Run, p: TourParams) -> dict[int, nn.Module]:
-    """The network after each evaluation of the run, by iteration."""
-    steps = sorted(set(pd.read_csv(run.metrics).step))
-    return {step: training.load_network(stage(run, step), p)[0] for step in steps}
+def networks(run: runs.Run, p: Params) -> dict[int, nn.Module]:
+    """The network after each evaluation of the run that was kept, and the last one, by iteration."""
+    kept = {step: stage(run, step) for step in sorted(set(pd.read_csv(run.metrics).step))}
+    kept = {step: at for step, at in kept.items() if at.checkpoint.exists()} | {p.steps: run}
+    return {step: training.load_network(at, p)[0] for step, at in kept.items()}
 
 
 # ---- Sliders

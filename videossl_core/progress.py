@@ -15,8 +15,6 @@ from IPython.display import HTML, display
 from videossl_core import figures
 from videossl_core.runs import METRICS
 
-REDRAW_SECONDS = 30  # a drawing takes half a second, in which nothing is trained
-
 
 def watched() -> bool:
     """Is there a person in front of the notebook? Whoever executes a cell tells the kernel if ``input()``
@@ -108,9 +106,13 @@ class LiveTraining:
     """What is seen of a training while it runs: one line and, where somebody watches, its curves.
 
     Pass ``progress``, ``on_log`` and ``on_eval`` to ``training.train``.
+
+    Args:
+        redraw_seconds: between two drawings; one takes half a second, in which nothing is trained.
     """
 
-    def __init__(self):
+    def __init__(self, redraw_seconds: float = 30):
+        self.redraw_seconds = redraw_seconds
         self.live = watched()  # asked now: later there may be another thread
         self.begun = False
         self.row: dict = {}
@@ -128,7 +130,7 @@ class LiveTraining:
         self.begun, self.row = True, row
         if self.live:
             self.log = pd.concat([self.log, pd.DataFrame([row])], ignore_index=True)
-            if time.perf_counter() - self.drawn > REDRAW_SECONDS:
+            if time.perf_counter() - self.drawn > self.redraw_seconds:
                 self._draw()
 
     def on_eval(self, log: pd.DataFrame, metrics: pd.DataFrame) -> None:
