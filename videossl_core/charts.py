@@ -46,10 +46,10 @@ def supervised_chart(logits: Tensor, label: int, classes: list[str], shift: floa
     p = (logits + shift * y).softmax(-1)
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3.4), width_ratios=(3, 3, 3))
     names, colours = [_plain(c) for c in classes], np.where(y > 0, RED, GREY)
-    left.barh(names, p, color=colours)
+    left.barh(names, p.numpy(), color=colours)
     left.set(xlim=(0, 1), title="p(x)")
     left.tick_params(axis="y", labelsize=8)
-    middle.barh(names, -grad[0], color=colours)
+    middle.barh(names, -grad[0].numpy(), color=colours)
     middle.set(xlim=(-1, 1), title="y − p(x): where the step goes", yticklabels=[])
     shifts = torch.linspace(-10, 10, 81, dtype=logits.dtype)
     right.plot(shifts, loss(logits + shifts[:, None] * y), color="black")
@@ -73,7 +73,7 @@ def confidence_chart(logits: Tensor, truth: Tensor, delta: float, T: float) -> F
     figure, (above, below) = plt.subplots(2, 1, figsize=(8, 5.4), sharex=True)
     edges = np.linspace(0, 1, 41)
     bars = {"color": [BLUE, ORANGE], "hatch": ["", "///"], "label": ["right", "wrong"]}
-    above.hist([p[right], p[~right]], edges, stacked=True, **bars)
+    above.hist([p[right].numpy(), p[~right].numpy()], edges, stacked=True, **bars)
     share = f", {100 * right[sure].double().mean():.0f} % of them right" if sure.any() else ""
     title = f"δ = {delta:g}: {int(sure.sum())} of {len(p)} clips are confident{share}"
     above.set(title=title, ylabel="unlabelled clips")
@@ -122,13 +122,13 @@ def _rows_chart(rows: list[_Row], ours: str, target: str, step: str) -> Figure:
         left.imshow(row.picture, interpolation="nearest")
         left.axis("off")
         at = np.arange(len(row.names))
-        middle.barh(at - 0.2, row.ours, 0.38, color=BLUE, label=ours)
-        middle.barh(at + 0.2, row.target, 0.38, color=ORANGE, label=target)
+        middle.barh(at - 0.2, row.ours.numpy(), 0.38, color=BLUE, label=ours)
+        middle.barh(at + 0.2, row.target.numpy(), 0.38, color=ORANGE, label=target)
         middle.set(yticks=at, xlim=(0, 1.02))
         middle.set_yticklabels(row.names, fontsize=8)
         middle.set_title(row.title, fontsize=9, loc="left")
-        values = torch.where(row.step.abs() < 1e-12, 0, row.step)  # p − p, but for rounding
-        far = max(0.5, 1.5 * float(values.abs().max()))
+        values = torch.where(row.step.abs() < 1e-12, 0, row.step).numpy()  # p − p, but for rounding
+        far = max(0.5, 1.5 * float(abs(values).max()))
         right.barh(at, values, color=np.where(values > 0, BLUE, RED))
         for i, v in enumerate(values.tolist()):
             side = {"xytext": (4, 0), "ha": "left"} if v >= 0 else {"xytext": (-4, 0), "ha": "right"}
@@ -138,7 +138,7 @@ def _rows_chart(rows: list[_Row], ours: str, target: str, step: str) -> Figure:
         right.set(xlim=(-far, far), yticks=at, yticklabels=[])
         middle.invert_yaxis()
         right.invert_yaxis()
-        words.append(f"{row.title}; largest step {float(values.abs().max()):.2g}")
+        words.append(f"{row.title}; largest step {float(abs(values).max()):.2g}")
     axes[0, 1].legend(loc="lower right", fontsize=8)
     axes[0, 2].set_title(step, fontsize=9)
     return figures.described(

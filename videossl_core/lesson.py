@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
-from typing import Literal
 
 import ipywidgets
 import matplotlib.pyplot as plt
@@ -19,17 +17,6 @@ from torch.optim.swa_utils import update_bn
 from videossl_core import files, runs, show, training
 from videossl_core.params import Params
 from videossl_core.prepare import Data, device
-
-
-class TourParams(Params):
-    """Parameters of the tour: a short run of its own, which no table of results counts."""
-
-    num_processes: Literal[1] = 1
-
-    @property
-    def run_dir(self) -> Path:
-        return self.outputs / "tour" / f"{self.dataset}-{self.label_pct:g}-seed{self.seed}"
-
 
 # ---- Clips, and what a network says of them
 
@@ -118,7 +105,8 @@ class _Watch(show.LiveTraining):
 
     def on_eval(self, log: pd.DataFrame, metrics: pd.DataFrame) -> None:
         super().on_eval(log, metrics)
-        state, kept = self.run.read_checkpoint(), stage(self.run, int(metrics.step.max()))
+        state = self.run.read_checkpoint()
+        kept = stage(self.run, state["step"])
         kept.folder.mkdir(exist_ok=True)
         with files.atomic(kept.checkpoint) as temporary:
             torch.save({k: state[k] for k in ("model", "ema", "classes", "precision")}, temporary)
@@ -129,7 +117,7 @@ def stage(run: runs.Run, step: int) -> runs.Run:
     return runs.Run(run.folder / f"after{step}")
 
 
-def train(p: TourParams) -> runs.Run:
+def train(p: Params) -> runs.Run:
     """Train with live curves. The same parameters again: nothing is done; others replace the run."""
     run = runs.Run(p.run_dir)
     other = run.params.exists() and bool(p.differing(run.read_params()))
@@ -147,10 +135,11 @@ def untrained(p: Params, classes: int, clips: Clips) -> nn.Module:
     return network
 
 
-def networks(run: runs.Run, p: TourParams) -> dict[int, nn.Module]:
-    """The network after each evaluation of the run, by iteration."""
-    steps = sorted(set(pd.read_csv(run.metrics).step))
-    return {step: training.load_network(stage(run, step), p)[0] for step in steps}
+def networks(run: runs.Run, p: Params) -> dict[int, nn.Module]:
+    """The network after each evaluation of the run that was kept, and the last one, by iteration."""
+    kept = {step: stage(run, step) for step in sorted(set(pd.read_csv(run.metrics).step))}
+    kept = {step: at for step, at in kept.items() if at.checkpoint.exists()} | {p.steps: run}
+    return {step: training.load_network(at, p)[0] for step, at in kept.items()}
 
 
 # ---- Sliders

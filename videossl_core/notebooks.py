@@ -79,8 +79,9 @@ def to_html(notebook: nbformat.NotebookNode) -> str:
     )
     book = deepcopy(notebook)
     for cell in book.cells:  # widgets live in a kernel only; in a page they would be "VBox(children=...)"
-        if "outputs" in cell:
-            cell.outputs = [o for o in cell.outputs if _WIDGET not in o.get("data", {})]
+        for output in cell.get("outputs", []):
+            if _WIDGET in output.get("data", {}):  # what is said in their place, or nothing
+                output.data = {k: v for k, v in output.data.items() if k == "text/html"}
     return exporter.from_notebook_node(book)[0]
 
 

@@ -53,7 +53,7 @@ def load(model: type[Params] = Params, **given) -> Params:
     if isinstance(dataset, str) and PurePath(dataset).name == dataset:
         values |= _read_file(folder / f"{dataset}.yaml", model)
     p = _validated(model, values | given, "the parameters")
-    if model is not FigureParams and p.source is None:  # a misspelt data set must not train on something else
+    if model is Params and p.source is None:  # a misspelt data set must not train on something else
         known = [path.stem for path in folder.glob("*.yaml")]
         raise ParameterError(
             f"dataset = {p.dataset!r}: there is no params/{p.dataset}.yaml{nearest(p.dataset, known)}; "
