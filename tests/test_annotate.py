@@ -1,6 +1,7 @@
 """Labels on disk, suggestions, the widget without a browser, and that nobody peeks at unknown classes."""
 
 import csv
+import re
 import shutil
 from pathlib import Path
 
@@ -12,8 +13,19 @@ from helpers import TINY, same, small_videos
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videossl_core import annotate, datasets, labels, params, prepare, runs, show, splits, teacher, training
-from videossl_core.annotate import Annotator, Desk, suggest
+from videossl_core import (
+    annotate,
+    classify,
+    datasets,
+    labels,
+    params,
+    prepare,
+    show,
+    splits,
+    teacher,
+    training,
+)
+from videossl_core.annotate import Annotator, Desk, Likeness, suggest
 from videossl_core.datasets import DatasetError
 from videossl_core.evaluation import paired_gain
 from videossl_core.labels import LabelError, Labels
@@ -115,14 +127,10 @@ def test_what_a_spreadsheet_does_to_the_file_is_fine(tmp_path):
         labels.read(path)
 
 
-def probs(*rows):
-    return np.array(rows, dtype=np.float32)
-
-
 def test_the_uncertain_and_the_rare_come_first():
     videos = ["a", "b", "c", "d"]
     rows = {"x": ("cat", "train"), "y": ("cat", "train"), "z": ("dog", "train")}
-    features = np.full((4, 2), 0.5)
+    features = Likeness.of(np.full((4, 2), 0.5))
 
     def first(margins, predicted, rows=rows):
         said = pd.DataFrame({"margin": margins, "predicted": predicted}, index=videos[: len(margins)])
@@ -139,7 +147,7 @@ def test_the_uncertain_and_the_rare_come_first():
 def test_before_any_training_it_is_what_is_unlike_the_others_but_no_oddity():
     groups = [[0.9, 0.1, 0, 0]] * 5 + [[0, 0.1, 0.9, 0]] * 5 + [[0, 0, 0, 1.0]]
     videos = [f"{i:02d}" for i in range(11)]
-    features, rows, chosen = probs(*groups), {}, []
+    features, rows, chosen = Likeness.of(np.array(groups)), {}, []
     for _ in range(3):
         video, _ = suggest(videos, features, rows, ["a", "b"])
         rows[video] = ("a" if int(video) < 5 else "b", "train")
@@ -221,6 +229,13 @@ def test_from_the_first_click_to_the_gain(own):
     assert log.confident_top1.isna().all()
     assert set(metrics.subset) == {"test"}  # nothing is claimed of videos whose class nobody knows
 
+    answers = classify.rest(desk.p)
+    assert set(answers.table.video) == set(unlabelled.video)
+    answers.write(desk.predictions)
+    video, why = desk.suggest()
+    assert video in set(unlabelled.video)
+    assert re.search(r"taken for \w+, margin 0\.\d\d", why)
+
     checkpoint = made["videossl"].checkpoint
     before = checkpoint.read_bytes()
     annotate.train(desk.p)
@@ -266,18 +281,11 @@ def test_nobody_peeks_at_classes_that_are_not_told(own, tmp_path):
         columns=["video", "label", "split"],
     )
     told.to_csv(tmp_path / "told.csv", index=False)
-    p = own.model_copy(update={"source": "csv", "lists": tmp_path / "told.csv", "dataset": "told"})
-    index = datasets.read_index(p)
-    split = splits.make_split(p, index)
-    known = unknown.read_split().set_index("video")
-    split["role"] = known.role.reindex(split.video).to_numpy()
-    known_run = runs.Run(p.run_dir)
-    data = prepare.prepare(p, split=split)
-    runs.describe(known_run, p, data, "cpu", "fp32")
-    # check_split compares with a draw; here the roles are given
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.runs, "check_split", lambda *_: None)
-        training.train(p)
+    labelled = [f"{v}*{own.classes.index(c)}" for v, (c, split) in desk.rows.items() if split == "train"]
+    (tmp_path / "labelled.lst").write_text("\n".join(labelled))
+    lists = {"label_draw": "list", "label_list": tmp_path / "labelled.lst", "lists": tmp_path / "told.csv"}
+    known_run = training.train(own.model_copy(update={"source": "csv", "dataset": "told"} | lists))
+    assert list(known_run.read_split().role) == list(unknown.read_split().role)
     mine, theirs = (torch.load(r.checkpoint, weights_only=True)["model"] for r in (unknown, known_run))
     assert (known_run.read_split().label >= 0).all()
     assert same(mine, theirs)

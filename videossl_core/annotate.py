@@ -2,6 +2,7 @@
 
 import string
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import anywidget
@@ -22,9 +23,32 @@ BALANCE = 2
 COMPARED = ("supervised", "videossl")
 
 
+@dataclass(frozen=True)
+class Likeness:
+    """How alike videos are: 1 for the same distribution over the teacher's classes, 0 for disjoint ones.
+
+    ``roots`` (videos, M) are the square roots of the distributions, so that likeness is their product;
+    ``crowd`` (videos,) is the likeness to the five nearest, summed up.
+    """
+
+    roots: np.ndarray
+    crowd: np.ndarray
+
+    @classmethod
+    def of(cls, said: np.ndarray) -> "Likeness":
+        """``said``: (videos, M), the teacher's mean softmax of each."""
+        roots = np.sqrt(said / said.sum(1, keepdims=True))
+        parts = np.array_split(roots, 1 + len(roots) // 1000)
+        near = [np.sort(part @ roots.T, axis=1)[:, -6:-1].sum(1) for part in parts]  # the last is itself
+        return cls(roots, np.concatenate(near))
+
+    def between(self, some: np.ndarray, others: list[int]) -> np.ndarray:
+        return self.roots[some] @ self.roots[others].T
+
+
 def suggest(
     videos: list[str],
-    features: np.ndarray,
+    likeness: Likeness,
     rows: labels.Rows,
     classes: list[str],
     said: pd.DataFrame | None = None,
@@ -36,7 +60,7 @@ def suggest(
     fewer labels there are of the class it is taken for: what the training said, or the most similar label.
 
     Args:
-        features: (videos, M), what the teacher says of each; two videos are alike if that is.
+        likeness: of these videos, in this order.
         rows: what is labelled or skipped already.
         said: by video, the columns predicted and margin of an earlier training; new videos are uncertain.
     """
@@ -51,14 +75,11 @@ def suggest(
         whys = [f"taken for {c}, margin {1 - u:.2f}" if c else "new since the last training"
                 for c, u in zip(taken_for, unsure, strict=True)]  # fmt: skip
     else:
-        roots = np.sqrt(features)  # their products are 1 for equal distributions and 0 for disjoint ones
-        alike = roots[left] @ roots.T
-        crowd = np.sort(alike, axis=1)[:, -6:].mean(1)
         if not seen:
-            return videos[left[alike.mean(1).argmax()]], "a typical video to begin with"
-        nearest = alike[:, seen].argmax(1)
-        unsure = (1 - alike[:, seen].max(1)) * crowd
-        taken_for = np.array([rows[videos[seen[i]]][0] for i in nearest])
+            return videos[left[likeness.crowd[left].argmax()]], "a typical video to begin with"
+        alike = likeness.between(left, seen)
+        unsure = (1 - alike.max(1)) * likeness.crowd[left]
+        taken_for = np.array([rows[videos[seen[i]]][0] for i in alike.argmax(1)])
         whys = ["unlike those seen so far"] * len(left)
     most = max(1, *count.values())
     need = np.array([1 - count.get(name, most) / most for name in taken_for])
@@ -87,14 +108,17 @@ class Desk:
         self.videos = list(reasons.index[reasons == ""])
         if not self.videos:
             raise datasets.DatasetError(f"{self.root}: no video here that can be used ({len(reasons)} found)")
-        self.features = teacher.glance(p, store, self.videos, prepare.device(p), progress)
+        self.likeness = Likeness.of(teacher.glance(p, store, self.videos, prepare.device(p), progress))
         self.predictions = p.outputs / p.dataset / "predictions.csv"
 
     def suggest(self, but: str = "") -> tuple[str, str]:
         """The next video and why, as if ``but`` had a label already."""
-        said = pd.read_csv(self.predictions, index_col="video") if self.predictions.exists() else None
+        try:
+            said = pd.read_csv(self.predictions, index_col="video")[["predicted", "margin"]]
+        except (OSError, ValueError, KeyError):  # not there yet, or not ours
+            said = None
         rows = self.labels.rows | ({but: ("", "skip")} if but else {})
-        return suggest(self.videos, self.features, rows, self.p.classes, said)
+        return suggest(self.videos, self.likeness, rows, self.p.classes, said)
 
     def progress(self) -> pd.DataFrame:
         """Labels per class, for training and held out, with the sum."""
