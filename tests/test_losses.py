@@ -130,6 +130,7 @@ def outputs() -> methods.Outputs:
         "embedding": rows.flip(1),
         "teacher": torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.2, 0.2]], dtype=torch.float64),
         "ema_classes": rows.flip(0),
+        "strong_classes": rows[:1],
         "rotation": torch.arange(16, dtype=torch.float64).view(2, 2, 4) / 10,
         "quarter_turns": torch.tensor([[0, 0], [1, 1]]),
     }
@@ -145,18 +146,19 @@ def by_hand() -> dict[str, float]:
         "distil": -sum(h * math.log(x) for h, x in zip([0.2, 0.3, 0.5], p[::-1], strict=True))
         - sum(h * math.log(x) for h, x in zip([0.6, 0.2, 0.2], q[::-1], strict=True)),
         "consistency": 2 * sum((a - b) ** 2 for a, b in zip(p, q, strict=True)) / 3,
+        "fixmatch": -math.log(p[SURE.index(max(SURE))]),
         "rotation": -sum(math.log(turn[i][k]) for i, k in enumerate([0, 0, 1, 1])) / 2,
     }
 
 
-COUNTS = {"supervised": 1, "pseudo": 1, "distil": 2, "consistency": 2, "rotation": 2}
+COUNTS = {"supervised": 1, "pseudo": 1, "fixmatch": 1, "distil": 2, "consistency": 2, "rotation": 2}
 
 
 @pytest.mark.parametrize("reduction", ["batch", "mean"])
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_equation_5_for_every_method(name, reduction):
     p = params.load(method=name, steps=90, loss_reduction=reduction, lambda_d=0.5, s4l_weight=2)
-    weights = {"supervised": 1, "pseudo": 1, "distil": 0.5, "consistency": 8, "rotation": 2}
+    weights = {"supervised": 1, "pseudo": 1, "fixmatch": 1, "distil": 0.5, "consistency": 8, "rotation": 2}
     method, sums = methods.METHODS[name], by_hand()
     expected = sum(
         weights[t] * sums[t] / (2 if reduction == "batch" else COUNTS[t]) for t in method.terms
@@ -166,6 +168,17 @@ def test_equation_5_for_every_method(name, reduction):
     assert {k: v.item() for k, v in parts.items()} == pytest.approx(
         {t: sums[t] / COUNTS[t] for t in method.terms}
     )
+
+
+def test_fixmatch_teaches_the_strong_view_what_the_weak_one_is_sure_of():
+    weak = torch.tensor([SURE, UNSURE], dtype=torch.float64, requires_grad=True)
+    strong = torch.tensor([UNSURE, SURE], dtype=torch.float64, requires_grad=True)
+    losses.fixmatch_loss(weak, strong, 0.95).sum().backward()
+    told = [float(x == max(SURE)) for x in SURE]
+    expected = [p - y for p, y in zip(softmax(UNSURE), told, strict=True)]  # dCE/dlogits
+    assert strong.grad[0].tolist() == pytest.approx(expected, rel=1e-12)
+    assert strong.grad[1].abs().max() == 0  # the weak view of the second clip was unsure
+    assert weak.grad is None
 
 
 def test_pseudo_labels_switch_on_at_tau():

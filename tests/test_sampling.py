@@ -74,11 +74,31 @@ def test_a_batch_has_what_its_method_needs(tiny, method):
     assert ("teacher" in batch) == ("teacher" in needs)
     assert ("other" in batch) == ("ema" in needs)
     assert ("turn" in batch) == ("rotations" in needs)
+    assert ("strong" in batch) == ("strong" in needs)
     k = 4 if method == "supervised" else 2
     assert batch["clips"].shape == (4, 3, 8, 24, 24)
     assert (len(batch["labels"]), len(batch["hidden"])) == (k, 4 - k)
     if "teacher" in batch:
         assert torch.allclose(batch["teacher"].sum(1), torch.ones(4), atol=1e-5)
+
+
+@pytest.mark.parametrize("which", range(len(sampling.DISTORTIONS)))
+def test_a_strong_view_distorts_all_frames_alike(which):
+    frame = torch.randint(0, 256, (3, 1, 24, 24), dtype=torch.uint8)
+    clip = frame.expand(3, 5, 24, 24)
+    for by in (0.0, 0.3, 0.999):
+        draws = sampling.draws_of_step(0, 0, 1)
+        draws.first[:], draws.first_by[:] = (which + 0.5) / len(sampling.DISTORTIONS), by
+        draws.hole_y[:], draws.hole_x[:] = by, 1 - by
+        view = sampling.strong_view(clip, draws, 0)
+        assert view.shape == clip.shape
+        assert view.dtype == torch.uint8
+        assert torch.equal(view, view[:, :1].expand_as(view))
+        assert not torch.equal(view, clip)
+        hole = (view == 127).all(0).all(0)
+        y, x = int(by * 24), int((1 - by) * 24)
+        assert hole[max(0, y - 6) : y + 6, max(0, x - 6) : x + 6].all()
+    assert torch.equal(clip, frame.expand(3, 5, 24, 24))  # what came in is as it was
 
 
 def test_labels_belong_to_their_clips(tiny):
@@ -104,7 +124,7 @@ def test_no_unlabelled_video_is_an_error_that_says_so(tiny):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("workers", [0, 1, 2, 4])
-@pytest.mark.parametrize("method", ["mt_sd", "s4l"])
+@pytest.mark.parametrize("method", ["mt_sd", "s4l", "fixmatch"])
 def test_processes_ranks_and_restarts_change_nothing(tiny, workers, ranks, method):
     """All that a batch holds, put together from every rank, whether the run began at step 0 or at 3."""
     p = tiny(method=method, num_workers=workers, hflip=True, batch_size=6)

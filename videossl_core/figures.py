@@ -27,6 +27,8 @@ COLOURS = {
     "sd": "#56b4e9",
     "mt_sd": "#009e73",
     "videossl": "#d55e00",
+    "fixmatch": "#0072b2",
+    "videossl_plus": "#000000",
 }
 OTHERS = "#dddddd"
 TITLES = {name: method.title for name, method in METHODS.items()}

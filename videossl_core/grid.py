@@ -44,7 +44,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """What ``make grid`` was asked for: a data set, and the paper's fractions, all methods and three seeds
+    """What ``make grid`` was asked for: a data set, and the paper's fractions, methods and three seeds
     unless others are named."""
 
     dataset: str
@@ -57,11 +57,12 @@ class Grid:
     def of(cls, config: dict) -> "Grid":
         """Raises ParameterError for a method that does not exist, or a data set without known fractions."""
         dataset = config.get("dataset", "demo")
-        chosen = tuple(_list(config, "methods", methods.METHODS))
+        paper = pd.read_csv(ROOT / "params" / "paper_results.csv")
+        papers = [name for name in methods.METHODS if name in set(paper.method)]
+        chosen = tuple(_list(config, "methods", papers))
         for name in chosen:
             if name not in methods.METHODS:
                 raise params.ParameterError(f"methods: {name!r} is not one of {', '.join(methods.METHODS)}")
-        paper = pd.read_csv(ROOT / "params" / "paper_results.csv")
         fractions = sorted(set(paper.label_pct[paper.dataset == dataset])) or [10]
         return cls(
             dataset,

@@ -99,6 +99,19 @@ def consistency_loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return (logits.softmax(-1) - teacher_logits.detach().softmax(-1)).square().mean(-1)
 
 
+def fixmatch_loss(weak_logits: Tensor, strong_logits: Tensor, delta: float = 0.95) -> Tensor:
+    """FixMatch (Sohn et al., 2020; not in the paper): cross-entropy of the strong view against the class that
+    the weak view is confident of; 0 for a clip without one.
+
+    Args:
+        weak_logits: (N, C) of unlabelled clips as every method sees them; they get no gradient.
+        strong_logits: (N, C) of the same clips, distorted.
+        delta: the confidence threshold δ.
+    """
+    each = F.cross_entropy(strong_logits, weak_logits.detach().argmax(-1), reduction="none")
+    return each * confident(weak_logits, delta)
+
+
 def rotation_loss(logits: Tensor, quarter_turns: Tensor) -> Tensor:
     """S4L-rotate: which multiple of 90 degrees was the clip turned by?
 

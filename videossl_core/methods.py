@@ -1,4 +1,4 @@
-"""The seven methods of the paper as a table: which losses each one adds up, and what they need.
+"""The paper's seven methods, and two beyond it, as a table: which losses each adds up, and what they need.
 
 A new method is a row of METHODS; a new loss is a function in ``losses`` and a row of TERMS.
 """
@@ -20,7 +20,8 @@ Outputs = dict[str, Tensor]
 """What the network said, by head, and what the batch knows. The first K clips are labelled, U are not.
 
 classes (K+U, C) and embedding (K+U, M) logits; labels (K,); teacher (K+U, M) softmax of a frame;
-ema_classes (K+U, C) of the averaged network; rotation (turns, N, 4) logits with quarter_turns (turns, N).
+ema_classes (K+U, C) of the averaged network; strong_classes (U, C) of distorted views; rotation (turns, N, 4)
+logits with quarter_turns (turns, N).
 """
 
 
@@ -30,7 +31,7 @@ class Term:
 
     loss: Callable[[Outputs, "Params"], Tensor]
     weight: Callable[[int, "Params"], float] = lambda step, p: 1.0
-    needs: frozenset[str] = frozenset()  # of: unlabelled, teacher, ema, rotations
+    needs: frozenset[str] = frozenset()  # of: unlabelled, teacher, ema, strong, rotations
 
 
 def lambda_u(step: int, p: "Params") -> float:
@@ -79,6 +80,12 @@ TERMS: dict[str, Term] = {
         consistency_weight,
         frozenset({"unlabelled", "ema"}),
     ),
+    "fixmatch": Term(
+        lambda out, p: losses.fixmatch_loss(
+            out["classes"][len(out["labels"]) :], out["strong_classes"], p.delta
+        ),
+        needs=frozenset({"unlabelled", "strong"}),
+    ),
     "rotation": Term(
         _rotation,
         lambda step, p: p.s4l_weight,
@@ -120,6 +127,9 @@ METHODS: dict[str, Method] = {
     "mt_sd": Method("MT+SD", ("supervised", "consistency", "distil")),
     "s4l": Method("S4L", ("supervised", "rotation")),
     "videossl": Method("VideoSSL", ("supervised", "pseudo", "distil")),
+    # Not in the paper
+    "fixmatch": Method("FixMatch", ("supervised", "fixmatch")),
+    "videossl_plus": Method("VideoSSL+", ("supervised", "fixmatch", "distil")),
 }
 
 
@@ -127,7 +137,11 @@ def forward(network: nn.Module, ema: nn.Module | None, batch: dict, method: Meth
     """One pass over all clips of the batch, and whatever else the method's losses ask for."""
     clips, k = batch["clips"], len(batch["labels"])
     out: Outputs = {"labels": batch["labels"]}
-    if "rotations" not in method.needs:
+    if "strong" in batch:
+        both = network(torch.cat([clips, batch["strong"]]))
+        out |= {head: logits[: len(clips)] for head, logits in both.items()}
+        out["strong_classes"] = both["classes"][len(clips) :]
+    elif "rotations" not in method.needs:
         out |= network(clips)
     else:
         rotated = clips if p.s4l_rotate_on == "both" else clips[k:]

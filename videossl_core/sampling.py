@@ -3,9 +3,9 @@
 There is no sampler state, so a resumed run, any number of loader processes and a replay see the same clips.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as F
 
 from videossl_core.frames import FrameStore
 from videossl_core.methods import Method
@@ -47,11 +48,17 @@ class Draws:
     other_x: np.ndarray
     other_flip: np.ndarray
     turn: np.ndarray
+    first: np.ndarray
+    first_by: np.ndarray
+    second: np.ndarray
+    second_by: np.ndarray
+    hole_y: np.ndarray
+    hole_x: np.ndarray
 
 
 def draws_of_step(seed: int, step: int, batch_size: int) -> Draws:
     rng = np.random.default_rng([seed, 4, step])
-    return Draws(*rng.random((9, batch_size)))
+    return Draws(*rng.random((len(fields(Draws)), batch_size)))
 
 
 def clip_frames(count: int, start: int, length: int) -> np.ndarray:
@@ -88,12 +95,41 @@ def crop(clip: Tensor, size: int, y: float, x: float, flip: bool = False) -> Ten
     return part.flip(-1) if flip else part
 
 
+# What a strong view may undergo: (T, 3, H, W) uint8 and a number in [0, 1) to the same shape.
+DISTORTIONS: tuple[Callable[[Tensor, float], Tensor], ...] = (
+    lambda x, by: F.adjust_brightness(x, 0.5 + by),
+    lambda x, by: F.adjust_contrast(x, 0.5 + by),
+    lambda x, by: F.adjust_saturation(x, 2 * by),
+    lambda x, by: F.adjust_hue(x, by - 0.5),
+    lambda x, by: F.adjust_sharpness(x, 2 * by),
+    lambda x, by: F.posterize(x, 4 + int(4 * by)),
+    lambda x, by: F.solarize(x, 128 + 127 * by),
+    lambda x, by: F.rotate(x, 60 * by - 30),
+    lambda x, by: F.equalize(x),
+    lambda x, by: F.horizontal_flip(x),
+)
+
+
+def strong_view(clip: Tensor, draws: Draws, i: int) -> Tensor:
+    """FixMatch's strong view of a clip (3, T, S, S) uint8: two distortions and a grey square, in all frames
+    alike (RandAugment with two operations, then Cutout of half the side)."""
+    frames = clip.transpose(0, 1)
+    for which, by in ((draws.first[i], draws.first_by[i]), (draws.second[i], draws.second_by[i])):
+        frames = DISTORTIONS[int(which * len(DISTORTIONS))](frames, float(by))
+    half = clip.shape[-1] // 2
+    y, x = (int(at * clip.shape[-1]) - half // 2 for at in (draws.hole_y[i], draws.hole_x[i]))
+    frames = frames.clone()  # a distortion may give back what it was given
+    frames[..., max(0, y) : y + half, max(0, x) : x + half] = 127
+    return frames.transpose(0, 1)
+
+
 class Batches(Dataset):
     """Item i is the batch of step i, labelled clips first; of ``ranks`` processes each takes its share.
 
     clips (B, 3, T, H, W) uint8; labels (K,); hidden (U,), the true labels of the unlabelled clips (-1 where
     nobody knows), which only the log may see; teacher (B, M) where the method distils; other, a second crop
-    of the same clips, where it averages weights; turn (B,) quarter turns where it rotates.
+    of the same clips, where it averages weights; strong (U, 3, T, H, W), distorted views of the unlabelled
+    clips, where it has a loss for them; turn (B,) quarter turns where it rotates.
     """
 
     def __init__(
@@ -135,7 +171,7 @@ class Batches(Dataset):
             at = np.concatenate([at, self.n_labelled + unlabelled])
         at = at[self.mine]
         draws = draws_of_step(p.seed, step, p.batch_size)
-        clips, others, teacher = [], [], []
+        clips, others, teacher, strong = [], [], [], []
         for i, video, count in zip(self.mine, self.videos[at], self.counts[at], strict=True):
             start = int(draws.start[i] * max(1, count - p.clip_frames + 1))
             numbers = clip_frames(int(count), start, p.clip_frames)
@@ -145,6 +181,9 @@ class Batches(Dataset):
             if "ema" in self.method.needs and p.mt_view == "other":
                 flip = p.hflip and draws.other_flip[i] < 0.5
                 others.append(crop(whole, p.crop_size, draws.other_y[i], draws.other_x[i], flip))
+            if "strong" in self.method.needs and i >= self.k:
+                again = crop(whole, p.crop_size, draws.other_y[i], draws.other_x[i])
+                strong.append(strong_view(again, draws, i))
             if "teacher" in self.method.needs:
                 frame = int(numbers[int(draws.frame[i] * p.clip_frames)])
                 teacher.append(torch.from_numpy(self.targets.of(video, frame)))
@@ -157,6 +196,8 @@ class Batches(Dataset):
         }
         if others:
             batch["other"] = together(others)
+        if strong:
+            batch["strong"] = together(strong)
         if teacher:
             batch["teacher"] = torch.stack(teacher)
         if "rotations" in self.method.needs:
