@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import server
+import yaml
 from helpers import TINY
 
 from videossl_core import params, training
@@ -37,9 +38,12 @@ def chromium():
 @pytest.fixture(scope="module")
 def study(lab) -> Path:
     """The copy of the project, with the runs that a bare notebook asks for."""
-    given = TINY | {"dataset": "demo", "label_pct": 10, "outputs": lab / "outputs"}
+    tiny = TINY | {"log_every": 20}  # the tour redraws its curves at every row
+    values = {name: value for name, value in tiny.items() if name != "dataset"}
+    (lab / "params/demo.yaml").write_text(yaml.safe_dump(values))
+    p = params.load(**tiny | {"label_pct": 10, "outputs": lab / "outputs"})
     for method in ("supervised", "sd", "videossl"):
-        training.train(params.load(**given, method=method))
+        training.train(p.model_copy(update={"dataset": "demo", "method": method}))
     return lab
 
 
@@ -76,7 +80,7 @@ class Notebook:
 
     def __init__(self, page, jupyter, name: str):
         self.page, self.name = page, name
-        page.goto(jupyter.url(f"lab/tree/notebooks/{name}.ipynb"))
+        page.goto(jupyter.url(f"lab/workspaces/{name}/tree/notebooks/{name}.ipynb"))  # no other tab beside it
         page.get_by_text(re.compile(r"Python 3.* \| Idle")).wait_for(
             timeout=90_000
         )  # before, cells do not run
@@ -144,8 +148,11 @@ class Notebook:
 
     def screenshot(self) -> Path:
         """All of it, as tall as it is."""
-        height = self.page.evaluate("() => document.querySelector('.jp-WindowedPanel-outer').scrollHeight")
-        self.page.set_viewport_size({"width": 1280, "height": min(int(height) + 150, 15_000)})
+        self.page.evaluate("() => document.querySelector('.jp-WindowedPanel-outer').scrollTo(0, 0)")
+        height = self.page.evaluate(
+            "() => [...document.querySelectorAll('.jp-Cell')].at(-1).getBoundingClientRect().bottom"
+        )
+        self.page.set_viewport_size({"width": 1280, "height": min(int(height) + 60, 15_000)})
         self.page.wait_for_timeout(500)
         SCREENS.mkdir(parents=True, exist_ok=True)
         path = SCREENS / f"{self.name}.png"
