@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,17 +108,18 @@ def test_notebook_parameters_are_those_of_the_model(path):
     """Names and defaults of each parameters cell agree with the model, and each has a help text."""
     cell = parameters_cell(path)
     assert cell.startswith("# Parameters of this notebook")
-    model = FigureParams if "params.FigureParams" in path.read_text() else Params
+    model = re.search(r"from_notebook\((?:params\.(\w+))?\)", path.read_text())[1] or "Params"
+    model = getattr(params, model)
     lines = [line for line in cell.splitlines() if not line.startswith("#")]
     for node, line in zip(ast.parse(cell).body, lines, strict=True):
         name, default = node.target.id, ast.literal_eval(node.value)
-        assert name in model.model_fields
+        assert name in (*model.model_fields, "base")
         assert "  # " in line, f"{name} has no help text"
-        if default is not None and (path.stem, name) not in OWN:
-            assert getattr(params.load(model), name) in (
-                default,
-                default.split(",") if isinstance(default, str) else default,
-            )
+        value = getattr(params.load(model), name, None)
+        if name == "base":
+            assert (ROOT / f"params/{default}.yaml").exists()
+        elif default is not None and (path.stem, name) not in OWN and not isinstance(value, Path):
+            assert value in (default, default.split(",") if isinstance(default, str) else default)
 
 
 def test_injected_values_win_and_misspelt_ones_are_refused(monkeypatch):

@@ -80,7 +80,9 @@ def test_the_clips_along_a_video(trained, folder):
     best = clips[names].to_numpy().argmax(1)
     of_video = answers.table[names].to_numpy()[0].argmax()
     assert answers.table.disagreement[0] == np.mean(best != of_video)
-    axis = figures.confidences(clips, "a.mp4").axes[0]
+    figure = show.confidences(answers, "a.mp4")
+    assert "4 clips of a.mp4" in figures.alt(figure)
+    axis = figure.axes[0]
     tops = np.zeros(4)
     for bars in axis.containers:
         tops += [bar.get_height() for bar in bars]

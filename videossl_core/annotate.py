@@ -100,7 +100,7 @@ class Desk:
 
     def __init__(self, p: Params, progress=quiet):
         self.root = datasets.open_root(p, progress)
-        file = datasets.labels_file(p)
+        file = p.labels_file
         self.p = p.model_copy(update={"classes": _classes(p, file)})
         self.labels = labels.Labels(file, self.p.classes, p.test_pct)
         store, reasons = prepare.decode(p, p.data_dir, self.root, datasets.videos_below(self.root), progress)

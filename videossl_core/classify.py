@@ -5,24 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, field_validator
 
 from videossl_core import datasets, evaluation, files, prepare, runs, sampling, training
 from videossl_core.frames import FrameStore
 from videossl_core.params import ParameterError, Params
 from videossl_core.pool import quiet
-
-
-class PredictParams(Params):
-    """Parameters of predict.ipynb: which run, and what it is to look at."""
-
-    videos: Path = Field(
-        Path("outputs/demo/data/videos/test/clock_falls"),
-        description="a video file, or a folder with videos at any depth",
-    )
-    into: Path = Field(Path("outputs/predictions.csv"), description="CSV file for what the run says of them")
-
-    _from_project = field_validator("videos", "into")(Params._from_project_root.__func__)
 
 
 @dataclass(frozen=True)

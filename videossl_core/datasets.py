@@ -228,33 +228,23 @@ def _hold_out(rows: Rows, test_pct: float) -> Rows:
 
 
 def _demo(p: "Params") -> tuple[Rows, list[str]]:
-    return _split_folders(videos_root(p), {"train": "train", "test": "test"})
+    return _split_folders(p.videos_dir, {"train": "train", "test": "test"})
 
 
 def _annotated(p: "Params") -> tuple[Rows, list[str]]:
     """A folder of videos, most of them without a label, and the CSV of ``labels`` made in annotate.ipynb."""
-    known = labels.read(labels_file(p), p.classes, p.test_pct)
+    known = labels.read(p.labels_file, p.classes, p.test_pct)
     rows = [(video, name, split) for video, (name, split) in known.items() if split != "skip"]
     for split, what in (("train", "labelled"), ("test", "held-out")):
         if not any(s == split for _, _, s in rows):
-            raise DatasetError(f"{labels_file(p)}: no {what} video yet; label some in annotate.ipynb")
+            raise DatasetError(f"{p.labels_file}: no {what} video yet; label some in annotate.ipynb")
     classes = p.classes or alphabetical({name for _, name, _ in rows})
-    return rows + [(v, "", "train") for v in videos_below(videos_root(p)) if v not in known], classes
-
-
-def labels_file(p: "Params") -> Path:
-    """The CSV of one's own labels: ``lists``, or labels.csv beside the videos."""
-    return p.lists or videos_root(p) / "labels.csv"
-
-
-def videos_root(p: "Params") -> Path:
-    """``root``; where none is needed, the folder of the rendered videos."""
-    return p.root or p.data_dir / "videos"
+    return rows + [(v, "", "train") for v in videos_below(p.videos_dir) if v not in known], classes
 
 
 def open_root(p: "Params", progress=quiet) -> Path:
     """The folder of the videos, which are rendered first if they are the demo's."""
-    root = videos_root(p)
+    root = p.videos_dir
     if p.source == "demo" or (p.source == "annotated" and p.root is None):
         demo.render(root, p.demo_per_class, p.prep_workers, progress, class_folders=p.source == "demo")
     return _folder_of(root, "root of the videos")

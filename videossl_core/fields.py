@@ -172,6 +172,16 @@ class Params(BaseModel):
         return self.outputs / self.dataset / "data"
 
     @property
+    def videos_dir(self) -> Path:
+        """``root``; where none is needed, the folder of the rendered videos."""
+        return self.root or self.data_dir / "videos"
+
+    @property
+    def labels_file(self) -> Path:
+        """The CSV of one's own labels: ``lists``, or labels.csv beside the videos."""
+        return self.lists or self.videos_dir / "labels.csv"
+
+    @property
     def run_dir(self) -> Path:
         return run_dir(
             self.outputs, self.dataset, self.method, self.label_pct, self.seed, variant=self.variant
@@ -197,6 +207,17 @@ class FigureParams(Params):
     @classmethod
     def _known_methods(cls, value: list[str]) -> list[str]:
         return [_one_of(methods.METHODS, name, "methods") for name in value]
+
+
+class PredictParams(Params):
+    """Parameters of predict.ipynb: which run, and what it is to look at."""
+
+    videos: Path = Field(
+        Path("outputs/demo/data/videos/test/clock_falls"), description="a video file, or a folder of videos"
+    )
+    into: Path = Field(Path("outputs/predictions.csv"), description="CSV file for what the run says of them")
+
+    _from_root = field_validator("videos", "into")(Params._from_project_root.__func__)
 
 
 def run_dir(outputs: Path, dataset: str, method: str, label_pct: float, seed: int, variant: str = "") -> Path:

@@ -30,7 +30,6 @@ COLOURS = {
     "fixmatch": "#0072b2",
     "videossl_plus": "#000000",
 }
-OTHERS = "#dddddd"
 TITLES = {name: method.title for name, method in METHODS.items()}
 
 
@@ -52,7 +51,7 @@ def style() -> None:
     if hasattr(shell, "kernel"):
         shell.run_line_magic("matplotlib", "inline")  # now: later it would take its own formatter for PNG
         shell.display_formatter.formatters["image/png"].pop(Figure, None)
-        shell.display_formatter.mimebundle_formatter.for_type(Figure, _bundle)
+        shell.display_formatter.mimebundle_formatter.for_type(Figure, bundle)
 
 
 def described(figure: Figure, text: str) -> Figure:
@@ -69,7 +68,7 @@ def alt(figure: Figure) -> str:
     return "Chart: " + "; ".join(filter(None, charts))
 
 
-def _bundle(figure: Figure, include=None, exclude=None) -> tuple[dict, dict]:
+def bundle(figure: Figure, include=None, exclude=None) -> tuple[dict, dict]:
     """What a notebook keeps of a figure. nbconvert takes its text from the metadata of the PNG; JupyterLab
     heeds it only in HTML."""
     png, text = base64.b64encode(print_figure(figure)).decode(), alt(figure)
@@ -232,31 +231,6 @@ def confusion(table: pd.DataFrame, classes: list[str]) -> Figure:
     )
 
 
-def confidences(clips: pd.DataFrame, video: str, most: int = 6) -> Figure:
-    """How sure each clip of a video is of the classes, stacked, along the video's seconds.
-
-    Args:
-        clips: ``classify.Answers.clips``. The ``most`` likeliest classes have a colour, the others are grey.
-    """
-    rows = clips[clips.video == video]
-    probs = rows.filter(regex="^p_").rename(columns=lambda name: name.removeprefix("p_"))
-    best = list(probs.mean().sort_values(ascending=False, kind="stable").index[:most])
-    looks = zip(best, sns.color_palette("colorblind", most), ["", "//", "..", "xx", "++", "oo"], strict=False)
-    stacks = [(probs[name], name, colour, hatch) for name, colour, hatch in looks]
-    if len(best) < probs.shape[1]:
-        stacks.append((1 - probs[best].sum(axis=1), "all others", OTHERS, ""))
-    figure, axis = plt.subplots(figsize=(7, 2.8))
-    base, width = np.zeros(len(rows)), rows.end - rows.start
-    for height, name, colour, hatch in stacks:
-        axis.bar(
-            rows.start, height, width, base, align="edge", label=name, color=colour, hatch=hatch, ec="white"
-        )
-        base = base + height.to_numpy()
-    axis.set(xlabel="seconds", ylabel="confidence", ylim=(0, 1), xlim=(0, rows.end.max()), title=video)
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), reverse=True)
-    return figure
-
-
 def gain(table: pd.DataFrame, won: Gain) -> Figure:
     """Held-out video_top1 of two methods, and the difference with its interval.
 
@@ -275,7 +249,8 @@ def gain(table: pd.DataFrame, won: Gain) -> Figure:
         color=COLOURS[names[-1]],
     )  # fmt: skip
     right.set(yticks=[], xlabel="gain, points (95 % interval)")
-    return figure
+    said = " and ".join(f"{TITLES[n]} {value:.1f} %" for n, value in table.video_top1.items())
+    return described(figure, f"Video top-1 on the held-out videos: {said}; {won}.")
 
 
 def paper_results() -> pd.DataFrame:

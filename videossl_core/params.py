@@ -14,9 +14,18 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from videossl_core.fields import BOOKKEEPING, ROOT, FigureParams, ParameterError, Params, nearest, run_dir
+from videossl_core.fields import (
+    BOOKKEEPING,
+    ROOT,
+    FigureParams,
+    ParameterError,
+    Params,
+    PredictParams,
+    nearest,
+    run_dir,
+)
 
-__all__ = ["ROOT", "FigureParams", "ParameterError", "Params", "run_dir"]
+__all__ = ["ROOT", "FigureParams", "ParameterError", "Params", "PredictParams", "run_dir"]
 
 
 def of_run(p: Params) -> Params:
@@ -53,7 +62,8 @@ def load(model: type[Params] = Params, **given) -> Params:
     if isinstance(dataset, str) and PurePath(dataset).name == dataset:
         values |= _read_file(folder / f"{dataset}.yaml", model)
     p = _validated(model, values | given, "the parameters")
-    if model is Params and p.source is None:  # a misspelt data set must not train on something else
+    # a misspelt data set must not train on something else
+    if model not in (FigureParams, PredictParams) and p.source is None:
         known = [path.stem for path in folder.glob("*.yaml")]
         raise ParameterError(
             f"dataset = {p.dataset!r}: there is no params/{p.dataset}.yaml{nearest(p.dataset, known)}; "

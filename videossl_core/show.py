@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from IPython.display import HTML
 from matplotlib.figure import Figure
 from PIL import Image
@@ -226,20 +227,42 @@ def doubtful(answers: "Answers", n: int = 6) -> HTML:
     return HTML("".join(films) or "<i>no video to show</i>")
 
 
+def confidences(answers: "Answers", video: str, most: int = 6) -> Figure:
+    """How sure each clip of a video is of the classes, stacked, along the video's seconds; the ``most``
+    likeliest classes have a colour, the others are grey."""
+    rows = answers.clips[answers.clips.video == video]
+    probs = rows.filter(regex="^p_").rename(columns=lambda name: name.removeprefix("p_"))
+    best = list(probs.mean().sort_values(ascending=False, kind="stable").index[:most])
+    looks = zip(best, sns.color_palette("colorblind", most), ["", "//", "..", "xx", "++", "oo"], strict=False)
+    stacks = [(probs[name], name, colour, hatch) for name, colour, hatch in looks]
+    if len(best) < probs.shape[1]:
+        stacks.append((1 - probs[best].sum(axis=1), "all others", "#dddddd", ""))
+    figure, axis = plt.subplots(figsize=(7, 2.8))
+    base, width = np.zeros(len(rows)), rows.end - rows.start
+    for height, name, colour, hatch in stacks:
+        axis.bar(
+            rows.start, height, width, base, align="edge", label=name, color=colour, hatch=hatch, ec="white"
+        )
+        base = base + height.to_numpy()
+    axis.set(xlabel="seconds", ylabel="confidence", ylim=(0, 1), xlim=(0, rows.end.max()), title=video)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), reverse=True)
+    row = next(answers.table[answers.table.video == video].itertuples())
+    return figures.described(
+        figure,
+        f"Confidence of the {row.clips} clips of {video} along its seconds. All together: {_plain(row)}.",
+    )
+
+
 def along(answers: "Answers", n: int = 3) -> HTML:
     """The first n videos, each beside what its clips say along its seconds."""
     lines = []
     for row in _usable(answers, n):
-        buffer = io.BytesIO()
-        figure = figures.confidences(answers.clips, row.video)
-        figure.savefig(buffer, format="png")
-        plt.close(figure)
-        picture = base64.b64encode(buffer.getvalue()).decode()
-        alt = escape(f"Confidence of the {row.clips} clips of {row.video} along its seconds. {_plain(row)}")
-        lines.append(
-            playing(codec.for_browser(answers.path(row.video)), _said(row), 240)
-            + f'<img alt="{alt}" src="data:image/png;base64,{picture}" style="width:630px;max-width:100%">'
+        figure = confidences(answers, row.video)
+        picture = (
+            f'<div style="display:inline-block;max-width:100%">{figures.bundle(figure)[0]["text/html"]}</div>'
         )
+        lines.append(playing(codec.for_browser(answers.path(row.video)), _said(row), 240) + picture)
+        plt.close(figure)
     return HTML("<br>".join(lines) or "<i>no video to show</i>")
 
 
