@@ -14,7 +14,8 @@ import yaml
 from videossl_core import params
 from videossl_core.params import ROOT, FigureParams, ParameterError, Params
 
-OWN = {("tour", name) for name in ("steps", "eval_every", "variant")}  # a short run of its own
+# Defaults that a notebook does not share with the others: a short run of its own, a data set of one's own
+OWN = {("tour", name) for name in ("steps", "eval_every", "variant")} | {("annotate", "dataset")}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FILES = sorted((ROOT / "params").glob("*.yaml"))
 
