@@ -1,5 +1,6 @@
 """What the repository promises of itself: clean notebooks, a true page for contributors, a citation."""
 
+import ast
 import importlib
 import re
 import shutil
@@ -78,3 +79,23 @@ def test_citation():
     paper = cited["references"][0]
     assert [author["family-names"] for author in paper["authors"]] == ["Jing", "Parag", "Wu", "Tian", "Wang"]
     assert paper["url"].endswith("2003.00197")
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of the project that a file imports when it is loaded, for type checkers left out."""
+    loaded = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ImportFrom) and n.module]
+    whole = {a.name for n in loaded if n.module == "videossl_core" for a in n.names}
+    return whole | {n.module.split(".")[1] for n in loaded if n.module.startswith("videossl_core.")}
+
+
+def test_every_module_imports_only_from_those_named_before_it():
+    text = (ROOT / "README.md").read_text().split("## How it is built")[1].split("One idea is one row")[0]
+    order = [
+        name
+        for line in re.findall(r"^\|.*\|(.*)\|$", text, re.M)[1:]
+        for name in re.findall(r"`(\w+)`", line)
+    ]
+    there = {path.stem: path for path in (ROOT / "videossl_core").glob("[a-z]*.py")}
+    assert sorted(order) == sorted(there)
+    for i, name in enumerate(order):
+        assert imported(there[name]) & there.keys() <= set(order[:i]), name
