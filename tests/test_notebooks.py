@@ -76,6 +76,7 @@ def test_all_notebooks_in_the_order_of_a_study(project):
     assert pictures(evaluated) == 1
     compared = execute(project, "qualitative", dataset="tiny", label_pct=50, videos=2)
     assert "models: Supervised, SD, VideoSSL" in shown(compared)
+    assert "Videos by true class (rows) and said class (columns)" in shown(compared)  # the explorer's page
     figures = execute(project, "paper_figures", label_pct=50)
     assert "tiny" in shown(figures)
     assert "(42.0)" in shown(figures)  # the paper's number, although nothing was run there
