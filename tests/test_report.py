@@ -1,6 +1,7 @@
 """The static site of finished runs: complete, self-contained, and made anew only where something changed."""
 
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -60,7 +61,7 @@ def notebook(path: Path, *cells, **told) -> None:
 
 @pytest.fixture(scope="module")
 def outputs(prepared, tmp_path_factory):
-    """Three finished runs of the tiny data set (supervised with two seeds) and some executed notebooks."""
+    """Finished runs of the tiny data set, two seeds and a variant among them, and executed notebooks."""
     from helpers import TINY
 
     outputs = tmp_path_factory.mktemp("finished")
@@ -68,6 +69,7 @@ def outputs(prepared, tmp_path_factory):
     shutil.copytree(prepared / "tiny/data", outputs / "tiny/data")
     for method, seed in (("supervised", 0), ("supervised", 1), ("videossl", 0)):
         training.train(params.load(**TINY, method=method, seed=seed, outputs=outputs))
+    training.train(params.load(**TINY, variant="T=1", T=1, outputs=outputs))
     said = nbformat.v4.new_output("display_data", {"text/html": "<b>shown</b>"})
     widget = nbformat.v4.new_output(
         "display_data",
@@ -102,6 +104,7 @@ def test_a_site_that_opens_from_the_disk(outputs):
         "runs/tiny/supervised-50-seed0.html",
         "runs/tiny/supervised-50-seed1.html",
         "runs/tiny/videossl-50-seed0.html",
+        "runs/tiny/videossl@T=1-50-seed0.html",
     }
     reached = {"index.html"}
     for path in made.values():
@@ -155,6 +158,16 @@ def test_the_results_table_against_pandas(outputs):
     as_ucf = parts.results(found.assign(dataset="ucf101", label_pct=10.0), 10).set_index("method")
     assert as_ucf.loc["VideoSSL", "video_top1, paper"] == 42.0
     assert as_ucf.loc["S4L", "video_top1"] == "–"
+
+
+def test_a_variant_has_its_page_and_no_place_in_the_tables(outputs):
+    report.build(outputs)
+    home = Page(pages(outputs)["runs/tiny/index.html"]).text
+    assert "VideoSSL (T=1)" in home
+    found = runs.find(outputs)
+    value = found[found.method == "videossl"].video_top1.iloc[0]
+    assert re.search(rf"VideoSSL\s*1\s*[\d.]+\s*{value:.1f}", home)  # one seed
+    assert "T=1" in Page(pages(outputs)["runs/tiny/videossl@T=1-50-seed0.html"]).text
 
 
 def test_notebooks_become_pages_without_code(outputs):

@@ -21,7 +21,7 @@ def build(outputs: Path, dataset: str | None = None) -> Site:
     Raises:
         runs.RunError: there is no finished run.
     """
-    found = runs.find(outputs)
+    found = runs.find(outputs, variants=True)
     names = sorted(found.dataset.unique())
     if not names or (dataset and dataset not in names):
         there = f"; there are some of {', '.join(names)}" if names else "; make demo makes two"
@@ -51,7 +51,12 @@ def home(dataset: str) -> str:
 
 
 def _name(row) -> str:
-    return f"{row.method}-{row.label_pct:g}-seed{row.seed}"
+    method = f"{row.method}@{row.variant}" if row.variant else row.method
+    return f"{method}-{row.label_pct:g}-seed{row.seed}"
+
+
+def _title(row) -> str:
+    return parts.title(row.method) + (f" ({row.variant})" if row.variant else "")
 
 
 def _notebook(site: Site, outputs: Path, path: Path, shown: list[str]) -> dict | None:
@@ -76,14 +81,14 @@ def _index_page(site: Site, found: pd.DataFrame, shown: list[str], others: list[
     def fill(_: Media) -> dict:
         rows = []
         for name, mine in found.groupby("dataset"):
-            best = mine.groupby(["method", "label_pct"]).video_top1.mean().sort_values()
-            method, pct = best.index[-1]
+            best = mine.groupby(["method", "variant", "label_pct"]).video_top1.mean().sort_values()
+            method, variant, pct = best.index[-1]
             rows.append({
                 "data set": link(home(name), name) if name in shown else name,
                 "finished runs": len(mine),
                 "label fractions, %": ", ".join(f"{f:g}" for f in sorted(mine.label_pct.unique())),
                 "best video_top1, %": float(best.iloc[-1]),
-                "of": f"{parts.title(method)} at {pct:g} %",
+                "of": f"{parts.title(method)} {f'({variant}) ' if variant else ''}at {pct:g} %",
             })  # fmt: skip
         caption = "Data sets with finished runs; the best is a mean over seeds"
         return {"title": "Results", "datasets": table(pd.DataFrame(rows), caption), "notebooks": others}
@@ -97,17 +102,20 @@ def _index_page(site: Site, found: pd.DataFrame, shown: list[str], others: list[
 
 def _dataset_page(site: Site, mine: pd.DataFrame, pages: list[dict]) -> None:
     name = mine.dataset.iloc[0]
-    fractions = sorted(mine.label_pct.unique())
+    plain = mine[
+        mine.variant == ""
+    ]  # a variant is another setting: it has its page, and no place in the tables
+    fractions = sorted(plain.label_pct.unique())
 
     def fill(media: Media) -> dict:
         split = runs.Run(Path(mine.folder.iloc[0])).read_split()
         tests = int((split.role == "test").sum())
-        titled = [link(f"{_name(row)}.html", parts.title(row.method)) for row in mine.itertuples()]
+        titled = [link(f"{_name(row)}.html", _title(row)) for row in mine.itertuples()]
         every = mine.assign(run=titled, split_sha256=mine.split_sha256.str[:12], commit=mine.commit.str[:10])
-        every = every.drop(columns=["dataset", "method", "folder"])
+        every = every.drop(columns=["dataset", "method", "variant", "folder"])
         every = every[["run", *every.columns.drop("run")]]
-        scores = [parts.results(mine, pct) for pct in fractions]
-        spread = "; ± is the standard deviation between seeds" if mine.seed.nunique() > 1 else ""
+        scores = [parts.results(plain, pct) for pct in fractions]
+        spread = "; ± is the standard deviation between seeds" if plain.seed.nunique() > 1 else ""
         return {
             "title": f"Results on {name}",
             "up": [],
@@ -120,8 +128,8 @@ def _dataset_page(site: Site, mine: pd.DataFrame, pages: list[dict]) -> None:
                 for pct, score in zip(fractions, scores, strict=True)
             ],
             "paper": any("video_top1, paper" in score for score in scores),
-            "figure1": parts.figure1(media, mine) if len(fractions) > 1 else None,
-            "fractions": [_fraction(media, mine, pct) for pct in fractions],
+            "figure1": parts.figure1(media, plain) if len(fractions) > 1 else None,
+            "fractions": [_fraction(media, plain, pct) for pct in fractions],
             "every": table(every, "Finished runs, top-1 in %; the hash names the label split"),
             "notebooks": pages,
         }
@@ -161,8 +169,11 @@ def _fraction(media: Media, mine: pd.DataFrame, pct: float) -> dict:
 
 def _run_page(site: Site, mine: pd.DataFrame, row) -> None:
     run = runs.Run(Path(row.folder))
-    siblings = mine[(mine.label_pct == row.label_pct) & (mine.seed == row.seed)]
-    others = {r.method: runs.Run(Path(r.folder)) for r in siblings.itertuples()}
+    alike = mine[(mine.split_sha256 == row.split_sha256) & (mine.seed == row.seed)]
+    alike = alike[alike.variant.isin(["", row.variant])].sort_values(
+        "variant"
+    )  # its own variant counts, if any
+    others = {r.method: runs.Run(Path(r.folder)) for r in alike.itertuples()}
     baseline = others.get("supervised") if row.method != "supervised" else None
 
     def fill(media: Media) -> dict:
@@ -176,7 +187,7 @@ def _run_page(site: Site, mine: pd.DataFrame, row) -> None:
                 for value in per_class.video_top1 - before.reindex(per_class["class"]).to_numpy()
             ]
         metrics = pd.read_csv(run.metrics)
-        name = f"{parts.title(row.method)}, {row.label_pct:g} % of the labels, seed {row.seed}"
+        name = f"{_title(row)}, {row.label_pct:g} % of the labels, seed {row.seed}"
         return {
             "title": f"{name}, on {row.dataset}",
             "up": [("index.html", row.dataset)],
