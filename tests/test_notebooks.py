@@ -102,6 +102,29 @@ def test_all_notebooks_in_the_order_of_a_study(project):
     assert set(results.method) == {"supervised", "sd", "videossl"}
 
 
+def test_label_train_predict(project):
+    """Without a label it says what is missing; with some it trains, tells the gain and sorts the rest."""
+    empty = execute(project, "annotate", demo_per_class=3)
+    assert "Label videos of at least two classes first: 0 of 7 have one." in shown(empty)
+    assert pictures(empty) == 0
+    data = project / "outputs/my_videos/data/videos"
+    lines = [f"{v.name},{v.stem.rsplit('_', 2)[0]}," for v in sorted(data.glob("*.mp4")) if v.stem[-1] != "2"]
+    (data / "labels.csv").write_text("\n".join(["video,label,split", *lines]) + "\n")
+    done = execute(project, "annotate", demo_per_class=3)
+    assert re.search(r"gain in video top-1: [+-][\d.]+ points \(95 % interval .*; 7 videos", shown(done))
+    assert pictures(done) == 1
+    assert shown(done).count("<video") == 6
+    rest = pd.read_csv(project / "outputs/my_videos/predictions.csv")
+    assert len(rest) == 14
+    assert list(rest.margin) == sorted(rest.margin)
+    given = {"dataset": "my_videos", "label_pct": 100, "videos": str(data / rest.video[0])}
+    predicted = execute(project, "predict", **given, into="outputs/one.csv")
+    assert shown(predicted).count("<video") == shown(predicted).count("<img alt=") == 1
+    one = pd.read_csv(project / "outputs/one.csv")
+    assert one.predicted[0] == rest.predicted[0]
+    assert one.margin[0] == pytest.approx(rest.margin[0], abs=2e-4)
+
+
 def test_training_by_two_processes_from_the_notebook(project):
     given = {"dataset": "tiny", "label_pct": 50, "method": "sd", "seed": 8, "num_processes": 2}
     done = execute(project, "train", **given)

@@ -47,7 +47,7 @@ def test_a_file_gets_the_answer_that_evaluation_gives(trained, folder):
         assert answers.table[names].to_numpy()[0] == pytest.approx(said.video_probs[i], abs=1e-6)
         assert row.predicted == said.table.video_pred[i]
         first, second = np.sort(said.video_probs[i])[::-1][:2]
-        assert row.margin == pytest.approx(first - second)
+        assert row.margin == pytest.approx(first - second, abs=1e-6)
 
 
 def test_a_folder_lists_what_cannot_be_used_and_goes_on(trained, folder):

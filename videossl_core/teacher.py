@@ -167,8 +167,9 @@ def glance(p: "Params", store: FrameStore, videos: list[str], device: str, progr
     for part in progress(parts, len(parts), f"a glance of the teacher ({p.teacher})"):
         counts = -(-store.table.frames.reindex(part).to_numpy() // store.settings.teacher_stride)
         spread = ((np.arange(3) + 0.5) / 3 * counts[:, None]).astype(int)
-        frames = [f for v, n in zip(part, spread, strict=True) for f in store.images(v, n, teacher=True)]
-        seen.append(classifier(torch.stack(frames).to(device)).unflatten(0, (-1, 3)).mean(1).cpu().numpy())
+        frames = [store.images(v, n, teacher=True) for v, n in zip(part, spread, strict=True)]
+        frames = torch.from_numpy(np.concatenate(frames)).permute(0, 3, 1, 2).to(device)
+        seen.append(classifier(frames).unflatten(0, (-1, 3)).mean(1).cpu().numpy())
     return np.concatenate(seen)
 
 
