@@ -214,10 +214,11 @@ def playing(mp4: bytes, caption: str = "", width: int = 160) -> str:
     """HTML that plays a film's bytes."""
     data = base64.b64encode(mp4).decode()
     box = f"display:inline-block;margin:4px;width:{width}px;vertical-align:top"
+    text = "font-size:80%;line-height:1.4;overflow-wrap:anywhere"
     return (
         f'<figure style="{box}"><video width="{width}" controls loop muted autoplay '
         f'playsinline src="data:video/mp4;base64,{data}"></video>'
-        f'<figcaption style="font-size:80%;line-height:1.4;overflow-wrap:anywhere">{caption}</figcaption></figure>'
+        f'<figcaption style="{text}">{caption}</figcaption></figure>'
     )
 
 
