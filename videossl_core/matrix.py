@@ -20,7 +20,7 @@ STYLE = """
 .confusion thead th { vertical-align: bottom; padding: 0 }
 .confusion thead span { display: block; writing-mode: vertical-rl; transform: rotate(180deg) }
 .confusion thead span { margin: 0 auto }
-.confusion td { padding: 0; min-width: 2.1em; height: 1.9em; background: rgba(128, 128, 128, .1) }
+.confusion tbody td { padding: 0; min-width: 2.1em; height: 1.9em; background: rgba(128, 128, 128, .1) }
 .confusion td > * { display: block; width: 100%; height: 1.9em; padding: 0; text-align: center }
 .confusion [aria-label] { border: 0; font: inherit; line-height: 1.9em }
 .confusion .pairs > * { display: inline-block; margin: 2px; padding: 0 .6em }

@@ -217,7 +217,8 @@ def playing(mp4: bytes, caption: str = "", width: int = 160) -> str:
     return (
         f'<figure style="{box}"><video width="{width}" controls loop muted autoplay '
         f'playsinline src="data:video/mp4;base64,{data}"></video>'
-        f'<figcaption style="font-size:80%;overflow-wrap:anywhere">{caption}</figcaption></figure>'
+        f'<figcaption style="font-size:80%;line-height:1.4;overflow-wrap:anywhere">{caption}</figcaption>'
+        "</figure>"
     )
 
 
