@@ -65,10 +65,10 @@ class Line:
             time_left = f"{duration(spent * (self.total - done) / (done - self.first))} left"
         else:
             time_left = ""
-        return ", ".join(filter(None, (f"{self.label}: {done} of {self.total}", note, time_left)))
+        return ", ".join(filter(None, (f"{self.label}: {done} of {self.total}", time_left, note)))
 
     def _bundle(self, done: int, note: str) -> dict[str, str]:
-        text, size = self.text(done, note), f'value="{done}" max="{self.total}" style="width:16em"'
+        text, size = self.text(done, note), f'value="{done}" max="{self.total}" style="width:8em"'
         bar = f'<progress {size} aria-label="{self.label}"></progress>'
         return {"text/html": f"<div>{bar} {text}</div>", "text/plain": text}
 
