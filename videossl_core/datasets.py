@@ -8,19 +8,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from videossl_core.pool import quiet
-from videossl_core.sources import (
-    SOURCES,
-    DatasetError,
-    alphabetical,
-    labels_file,
-    open_root,
-    videos_below,
-)
+from videossl_core.sources import SOURCES, DatasetError, alphabetical, open_root, videos_below
 
 if TYPE_CHECKING:
     from videossl_core.params import Params
 
-__all__ = ["SOURCES", "DatasetError", "alphabetical", "labels_file", "open_root", "videos_below"]
+__all__ = ["SOURCES", "DatasetError", "alphabetical", "open_root", "videos_below"]
 
 _UNUSUAL = re.compile(r"^/|//|/$|^$|(^|/)\.\.?(/|$)|[\\\x00-\x1f\x7f\ud800-\udfff]")
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, bytes that are no UTF-8
