@@ -52,7 +52,7 @@ def shown(notebook) -> str:
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             assert output.output_type != "error"
-            texts += [output.get("text", ""), *output.get("data", {}).values()]
+            texts += [output.get("text", ""), *map(str, output.get("data", {}).values())]
     return "\n".join(texts)
 
 
@@ -113,13 +113,13 @@ def test_label_train_predict(project):
     done = execute(project, "annotate", demo_per_class=3)
     assert re.search(r"gain in video top-1: [+-][\d.]+ points \(95 % interval .*; 7 videos", shown(done))
     assert pictures(done) == 1
-    assert shown(done).count("<video") == 6
+    assert shown(done).count("<video ") == 6
     rest = pd.read_csv(project / "outputs/my_videos/predictions.csv")
     assert len(rest) == 14
     assert list(rest.margin) == sorted(rest.margin)
     given = {"dataset": "my_videos", "label_pct": 100, "videos": str(data / rest.video[0])}
     predicted = execute(project, "predict", **given, into="outputs/one.csv")
-    assert shown(predicted).count("<video") == shown(predicted).count("<img alt=") == 1
+    assert shown(predicted).count("<video ") == shown(predicted).count("<img alt=") == 1
     one = pd.read_csv(project / "outputs/one.csv")
     assert one.predicted[0] == rest.predicted[0]
     assert one.margin[0] == pytest.approx(rest.margin[0], abs=2e-4)
