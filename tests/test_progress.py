@@ -92,10 +92,10 @@ def test_a_long_training_leaves_a_small_notebook(tmp_path):
     done = notebook(tmp_path, MANY)
     assert (tmp_path / "out.ipynb").stat().st_size < 1e6
     trained, drawn = done.cells
-    assert [o.output_type for o in trained.outputs] == ["stream"]
-    assert re.search(
-        r"training: 200000 of 200000, [^,]* s, loss 1 \(s 1\), lr 0.1, 10 clips/s\n", trained.outputs[0].text
-    )
+    assert {(o.output_type, o.name) for o in trained.outputs} == {("stream", "stdout")}
+    lines = "".join(o.text for o in trained.outputs).splitlines()
+    assert len(lines) <= 22
+    assert re.fullmatch(r"training: 200000 of 200000, .* s, loss 1 \(s 1\), lr 0.1, 10 clips/s", lines[-1])
     assert [o.output_type for o in drawn.outputs] == ["display_data"]
 
 
