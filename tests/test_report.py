@@ -181,8 +181,8 @@ def test_notebooks_become_pages_without_code(outputs):
     assert "Of <tiny>" in Page(made["runs/tiny/index.html"]).text
     assert "By its parameters" in Page(made["runs/tiny/index.html"]).text
     assert "Of none" in Page(made["index.html"]).text
-    broken = notebooks._mathml(r"\frac{1", "inline")
-    assert broken == r"<code>\frac{1</code>"
+    broken = notebooks._mathml(r"x_1_2", "inline")
+    assert broken == "<code>x_1_2</code>"
 
 
 def test_only_what_changed_is_made_anew(outputs):

@@ -82,6 +82,8 @@ def to_html(notebook: nbformat.NotebookNode) -> str:
         for output in cell.get("outputs", []):
             if _WIDGET in output.get("data", {}):  # what is said in their place, or nothing
                 output.data = {k: v for k, v in output.data.items() if k == "text/html"}
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("data", True)]
     return exporter.from_notebook_node(book)[0]
 
 
