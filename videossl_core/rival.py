@@ -42,7 +42,7 @@ class Plain:
     """The loop as a careful user would write it from the paper: every step decodes its clips from the source
     videos and asks the ResNet-50; fp32 in PyTorch's default layout."""
 
-    def __init__(self, p: Params, data: prepare.Data, device: str):
+    def __init__(self, p: "Params", data: "prepare.Data", device: str):
         self.p, self.device, self.videos = p, device, [data.index.root / v for v in data.split.video]
         self.rng = np.random.default_rng(0)
         heads = {"classes": len(data.classes), "embedding": 1000}
