@@ -149,7 +149,7 @@ def slider(name: str, value: float, low: float, high: float, step: float) -> ipy
     """A slider for mouse and arrow keys that reports when it rests."""
     return ipywidgets.FloatSlider(
         value, description=name, min=low, max=high, step=step, continuous_update=False,
-        style={"description_width": "9em"}, layout={"width": "34em"},
+        style={"description_width": "14em"}, layout={"width": "40em"},
     )  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def choice(name: str, value, options) -> ipywidgets.Dropdown:
     """A list to choose from, as wide as a slider."""
     return ipywidgets.Dropdown(
         value=value, description=name, options=options,
-        style={"description_width": "9em"}, layout={"width": "34em"},
+        style={"description_width": "14em"}, layout={"width": "40em"},
     )  # fmt: skip
 
 
