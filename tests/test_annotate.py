@@ -48,7 +48,7 @@ clicks = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(clicks, max_size=25))
 def test_any_sequence_of_clicks_restarts_and_edits_is_what_the_file_says(tmp_path_factory, sequence):
     """The model: a list of lines, and the states that clicks left behind since the last restart or edit."""
