@@ -2,14 +2,12 @@
 
 import multiprocessing
 import os
-import shutil
 from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from helpers import TINY
+from helpers import TINY, project_copy
 
 from videossl_core import params, prepare
 
@@ -84,18 +82,7 @@ def published_lists() -> Path:
 @pytest.fixture(scope="module")
 def lab(prepared, tmp_path_factory):
     """A copy of the project whose params/ knows the tiny data set, away from the real outputs."""
-    root = tmp_path_factory.mktemp("lab")
-    for name in ("notebooks", "params", "videossl_core", "pyproject.toml", "Snakefile", "Makefile"):
-        copy = shutil.copytree if (params.ROOT / name).is_dir() else shutil.copy
-        copy(params.ROOT / name, root / name)
-    bench = root / "outputs/reference/bench"
-    shutil.copytree(params.ROOT / "outputs/reference/bench", bench)
-    (root / "params/tiny.yaml").write_text(yaml.safe_dump({k: v for k, v in TINY.items() if k != "dataset"}))
-    shutil.copy(root / "params/tiny.yaml", root / "params/demo.yaml")  # what a bare command uses
-    for name in ("tiny", "demo"):
-        (root / "outputs" / name).mkdir(parents=True)
-        shutil.copytree(prepared / "tiny" / "data", root / "outputs" / name / "data")
-    return root
+    return project_copy(tmp_path_factory.mktemp("lab"), prepared)
 
 
 @pytest.fixture

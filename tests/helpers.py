@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import warnings
 from collections import Counter
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import workers
+import yaml
 
 from videossl_core import codec, frames, params, prepare, sampling, training
 
@@ -66,6 +68,21 @@ def small_videos(root: Path, names: list[str], count: int = 12) -> list[str]:
         levels = np.linspace(20 + i, 200, count).astype(np.uint8)
         codec.write(root / name, np.broadcast_to(levels[:, None, None, None], (count, 48, 64, 3)))
     return names
+
+
+def project_copy(root: Path, prepared: Path) -> Path:
+    """A copy of the project whose params/ knows the tiny data set, and whose demo is that too."""
+    for name in ("notebooks", "params", "videossl_core", "pyproject.toml", "Snakefile", "Makefile"):
+        copy = shutil.copytree if (params.ROOT / name).is_dir() else shutil.copy
+        copy(params.ROOT / name, root / name)
+    bench = root / "outputs/reference/bench"
+    shutil.copytree(params.ROOT / "outputs/reference/bench", bench)
+    (root / "params/tiny.yaml").write_text(yaml.safe_dump({k: v for k, v in TINY.items() if k != "dataset"}))
+    shutil.copy(root / "params/tiny.yaml", root / "params/demo.yaml")  # what a bare command uses
+    for name in ("tiny", "demo"):
+        (root / "outputs" / name).mkdir(parents=True)
+        shutil.copytree(prepared / "tiny" / "data", root / "outputs" / name / "data")
+    return root
 
 
 # ---- In another process: start(function, ...) begins one that has torch imported already.

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import server
 import yaml
-from helpers import TINY
+from helpers import TINY, project_copy
+from PIL import Image
 
 from videossl_core import params, training
 
@@ -35,9 +36,10 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture(scope="module")
-def study(lab) -> Path:
-    """The copy of the project, with the runs that a bare notebook asks for."""
+@pytest.fixture(scope="session")
+def study(prepared, tmp_path_factory) -> Path:
+    """A copy of the project, with the runs that a bare notebook asks for."""
+    lab = project_copy(tmp_path_factory.mktemp("study"), prepared)
     tiny = TINY | {"log_every": 20}  # the tour redraws its curves at every row
     values = {name: value for name, value in tiny.items() if name != "dataset"}
     (lab / "params/demo.yaml").write_text(yaml.safe_dump(values))
@@ -47,7 +49,7 @@ def study(lab) -> Path:
     return lab
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def jupyter(study, tmp_path_factory):
     with server.jupyterlab(study, tmp_path_factory.mktemp("jupyter")) as running:
         yield running
@@ -145,6 +147,13 @@ class Notebook:
                 break
             self.page.wait_for_timeout(250)
         return self.page.evaluate(find)
+
+    def check(self) -> None:
+        """What holds of every notebook that has run; and its picture, for people to look at."""
+        assert self.broken() == []
+        assert self.page.abroad == []
+        with Image.open(self.screenshot()) as picture:
+            assert picture.height > 900
 
     def screenshot(self) -> Path:
         """All of it, as tall as it is."""

@@ -38,8 +38,7 @@ def test_a_pressed_entry_shows_its_videos(book, study):
         "() => !document.querySelector('.widget-html [role=status]').textContent.includes('true')"
     )
     assert all(f"VideoSSL: {said} " in text for text in films.all_inner_texts())
-    book.page.locator(".confusion").scroll_into_view_if_needed()
-    book.screenshot()
+    book.check()
 
 
 def test_by_keyboard_alone(book):
