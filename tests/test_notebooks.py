@@ -87,18 +87,8 @@ def test_all_notebooks_in_the_order_of_a_study(project):
         assert told.startswith(f"F{name[1:-1]} {name[-1]}")
         assert Image.open(saved.with_suffix(".png")).text["Description"] == told
     results = pd.read_csv(project / "outputs/tiny/results.csv")
-    columns = [
-        "dataset",
-        "method",
-        "label_pct",
-        "label_draw",
-        "seed",
-        "clip_top1",
-        "video_top1",
-        "steps",
-        "minutes",
-    ]
-    assert list(results.columns)[:9] == columns
+    columns = "dataset method variant label_pct label_draw split seed clip_top1 video_top1 steps minutes"
+    assert list(results.columns)[:11] == columns.split()
     assert set(results.method) == {"supervised", "sd", "videossl"}
 
 
