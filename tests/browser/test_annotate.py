@@ -20,7 +20,8 @@ def test_label_five_videos(notebook):
     book.run_all(seconds=300)
     desk = book.page.get_by_role("group", name="Label videos")
     clip = desk.locator("video")
-    path = Path(re.search(r"labels: (.+)", book.page.locator(".jp-Notebook").inner_text())[1].strip())
+    said = book.page.locator(".jp-OutputArea").filter(has_text="unusable; labels: ").first.inner_text()
+    path = Path(said.partition("labels: ")[2].strip())
     start = rows(path) if path.exists() else {}
 
     def shown() -> str:
