@@ -65,6 +65,8 @@ def test_a_folder_lists_what_cannot_be_used_and_goes_on(trained, folder):
         "video", "predicted", "confidence", "margin", "disagreement", "clips", "reason",
     ]  # fmt: skip
     assert list(back.video) == list(table.index)
+    assert list(back.clips) == ["4", "4", "4", "", "", ""]
+    assert back.confidence.map(len).max() <= len("0.1234")
     html = show.along(answers).data
     assert html.count("<video") == html.count("<img alt=") == 3
     assert "short.mp4" not in html

@@ -92,8 +92,8 @@ def _ask(p: Params, reasons: pd.Series, root: Path, store: FrameStore, progress)
     table = table.assign(margin=first - second, disagreement=np.bincount(of, other) / count, clips=count)
     table = table.assign(reason="").join(pd.DataFrame(said.video_probs, columns=names))
     table = table.sort_values(["margin", "video"], ignore_index=True)
-    if len(rejected):
-        table = pd.concat([table.astype({"clips": object}), rejected.astype(object)], ignore_index=True)
+    table = table.astype({"clips": "Int64"}).set_index("video").reindex([*table.video, *rejected.video])
+    table = table.assign(reason=reasons.reindex(table.index)).reset_index()
     return Answers(table, clips.join(pd.DataFrame(said.every_clip, columns=names)), classes, root, store)
 
 

@@ -30,6 +30,8 @@ __all__ = ["LiveTraining", "progress"]  # a notebook finds here whatever it show
 
 ROLES = ["labelled", "unlabelled", "test"]
 
+_PALETTE, _HATCHES = sns.color_palette("colorblind", 10), ["", "//", "..", "xx", "++", "oo"]
+
 
 def role_table(split: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
     """Videos per class and role, with the sum."""
@@ -229,13 +231,14 @@ def doubtful(answers: "Answers", n: int = 6) -> HTML:
 
 
 def confidences(answers: "Answers", video: str, most: int = 6) -> Figure:
-    """How sure each clip of a video is of the classes, stacked, along the video's seconds; the ``most``
-    likeliest classes have a colour, the others are grey."""
+    """How sure each clip of a video is of the classes, stacked, along the video's seconds. A class looks the
+    same in every such figure; beyond the ``most`` likeliest, and below 2 % in every clip, they are grey."""
     rows = answers.clips[answers.clips.video == video]
     probs = rows.filter(regex="^p_").rename(columns=lambda name: name.removeprefix("p_"))
-    best = list(probs.mean().sort_values(ascending=False, kind="stable").index[:most])
-    looks = zip(best, sns.color_palette("colorblind", most), ["", "//", "..", "xx", "++", "oo"], strict=False)
-    stacks = [(probs[name], name, colour, hatch) for name, colour, hatch in looks]
+    best = probs.mean().sort_values(ascending=False, kind="stable").index[:most]
+    best = [name for name in best if probs[name].max() >= 0.02]
+    looks = {name: (_PALETTE[i % 10], _HATCHES[i % 6]) for i, name in enumerate(answers.classes)}
+    stacks = [(probs[name], name, *looks[name]) for name in best]
     if len(best) < probs.shape[1]:
         stacks.append((1 - probs[best].sum(axis=1), "all others", "#dddddd", ""))
     figure, axis = plt.subplots(figsize=(7, 2.8))
