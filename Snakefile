@@ -1,6 +1,7 @@
 # The paper's grid: prepare -> train -> evaluate -> figures, each rule a notebook run by papermill.
 #   make grid DATASET=ucf101 GIVEN="-p root /data/ucf101 -p lists /data/ucfTrainTestlist"
 #   make grid DATASET=demo METHODS=supervised,videossl SEEDS=0,1 ARGS=--dry-run
+#   make grid GRID=ucf101_6 GIVEN="-p root ..."        the cells that params/grids/ucf101_6.yaml declares
 #   make grid DATASET=ucf101 ARGS="--workflow-profile params/slurm"        on a SLURM cluster, from its login node
 # An interrupted grid goes on, what is done is not done again, and a failed cell does not stop the others.
 import sys
@@ -9,7 +10,7 @@ from videossl_core.grid import Grid
 
 grid = Grid.of(config)
 cells, folder = grid.cells, grid.folder
-run = f"{sys.executable} -m videossl_core.grid"
+run = f"{sys.executable} -m videossl_core.cell"
 
 if "--dry-run" in sys.argv or "-n" in sys.argv or "--dryrun" in sys.argv:
     print(f"{len(cells)} cells of {grid.dataset}: about {grid.hours():.3g} hours of training, one after the other,")
@@ -27,7 +28,7 @@ rule prepare:
     output: touch(folder / "prepared.done")
     log: folder / "data_prep.ipynb"
     resources: gpu=1, runtime="2d"
-    params: words=f"-p dataset {grid.dataset} -p label_pct {grid.fractions[0]:g} {grid.given}"
+    params: words=f"-p dataset {grid.dataset} -p label_pct {next(iter(cells.values())).label_pct:g} {grid.given}"
     shell: "{run} data_prep {log:q} {params.words}"
 
 

@@ -9,7 +9,7 @@ import sys
 import pandas as pd
 import pytest
 
-from videossl_core import grid, params, runs
+from videossl_core import cell, grid, params, runs
 
 WORDS = ["dataset=tiny", "methods=supervised,sd", "fractions=50,30", "seeds=0,1"]
 
@@ -72,10 +72,10 @@ def test_a_grid_with_a_failing_cell(project):
 
 def test_the_papers_grid():
     asked = grid.Grid.of({"dataset": "ucf101"})
-    assert asked.fractions == (5, 10, 20, 50)
+    assert {c.label_pct for c in asked.cells.values()} == {5, 10, 20, 50}
     assert len(asked.cells) == 4 * 7 * 3
-    assert grid.Grid.of({"dataset": "hmdb51"}).fractions == (40, 50, 60)
-    assert grid.Grid.of({"dataset": "demo"}).fractions == (10,)
+    assert {c.label_pct for c in grid.Grid.of({"dataset": "hmdb51"}).cells.values()} == {40, 50, 60}
+    assert {c.label_pct for c in grid.Grid.of({"dataset": "demo"}).cells.values()} == {10}
     empty = grid.Grid.of(
         {"dataset": "demo", "methods": None, "seeds": "", "given": None}
     )  # as make gives them
@@ -86,19 +86,53 @@ def test_the_papers_grid():
 
 
 def test_each_cell_takes_a_gpu_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(grid.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(cell.torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     taken = []
-    with grid.one_gpu(tmp_path):
+    with cell.one_gpu(tmp_path):
         taken.append(os.environ.pop("CUDA_VISIBLE_DEVICES"))  # the next cell is another process
-        with grid.one_gpu(tmp_path):
+        with cell.one_gpu(tmp_path):
             taken.append(os.environ.pop("CUDA_VISIBLE_DEVICES"))
             with (
                 pytest.raises(RuntimeError, match="all 2 GPUs of this machine are taken"),
-                grid.one_gpu(tmp_path),
+                cell.one_gpu(tmp_path),
             ):
                 pass
     assert taken == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")  # a scheduler has chosen
-    with grid.one_gpu(tmp_path):
+    with cell.one_gpu(tmp_path):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
+
+
+def test_a_declared_grid():
+    declared = {"grid": "ucf101_6", "dataset": "demo"}  # make always names a data set
+    every = grid.Grid.of(declared)
+    assert every.dataset == "ucf101_6"
+    papers = {"supervised", "pseudo_label", "mean_teacher", "sd", "mt_sd", "s4l", "videossl"}
+    seeds = {(c.method, c.seed) for c in every.cells.values() if c.label_pct == 10 and not c.given}
+    assert seeds >= {(m, s) for m in papers for s in (0, 1, 2)}
+    assert {c.label_pct for c in every.cells.values() if c.method == "s4l"} >= {1, 5, 10, 20, 50}
+    changed = every.cells["videossl@T1-10-seed1"]
+    assert cell.parse(changed.words) == {
+        "dataset": "ucf101_6", "method": "videossl", "label_pct": 10, "seed": 1, "variant": "T1", "T": 1,
+    }  # fmt: skip
+    for one in every.cells.values():
+        params.load(**cell.parse(one.words))  # every parameter exists and is in range
+    part = grid.Grid.of(declared | {"methods": "sd,videossl", "fractions": "3", "seeds": "0"})
+    assert list(part.cells) == ["sd-3-seed0", "videossl-3-seed0"]
+    with pytest.raises(params.ParameterError, match="did you mean 'ucf101_6'"):
+        grid.Grid.of({"grid": "ucf101_7"})
+    with pytest.raises(params.ParameterError, match="no cell with"):
+        grid.Grid.of(declared | {"seeds": "9"})
+
+
+def test_a_grid_with_a_cell_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "ROOT", tmp_path)
+    (tmp_path / "params/grids").mkdir(parents=True)
+    (tmp_path / "params/paper_results.csv").write_text("dataset,label_pct,method\n")
+    runs = (
+        "[{methods: [sd], fractions: [10], seeds: [0]}, {methods: [sd], fractions: [10], seeds: [0], T: 1}]"
+    )
+    (tmp_path / "params/grids/mine.yaml").write_text(f"dataset: demo\nruns: {runs}\n")
+    with pytest.raises(params.ParameterError, match="sd-10-seed0 twice: name a variant"):
+        grid.Grid.of({"grid": "mine"})

@@ -80,7 +80,8 @@ def test_all_notebooks_in_the_order_of_a_study(project):
     figures = execute(project, "paper_figures", label_pct=50)
     assert "tiny" in shown(figures)
     assert "(42.0)" in shown(figures)  # the paper's number, although nothing was run there
-    assert pictures(figures) == 3
+    assert pictures(figures) == 4
+    assert "Pseudo-labels add to it: VideoSSL over SD" in shown(figures)
     for name in ("figure1", "figure4", "figure6"):
         saved = project / f"outputs/tiny/figures/{name}.svg"
         told = ElementTree.parse(saved).findtext("{http://www.w3.org/2000/svg}title")
@@ -90,6 +91,9 @@ def test_all_notebooks_in_the_order_of_a_study(project):
     columns = "dataset method variant label_pct label_draw split seed clip_top1 video_top1 steps minutes"
     assert list(results.columns)[:11] == columns.split()
     assert set(results.method) == {"supervised", "sd", "videossl"}
+    answers = pd.read_csv(project / "outputs/tiny/answers.csv", index_col="video")
+    right = answers["videossl/50/seed0"] == answers.class_name
+    assert 100 * right.mean() == pytest.approx(results.set_index("method").video_top1["videossl"], abs=0.01)
 
 
 def test_label_train_predict(project):

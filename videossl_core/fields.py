@@ -7,10 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from videossl_core import datasets, methods, models, splits, teacher
-
-ROOT = Path(__file__).resolve().parents[1]
-"""The project folder; every relative path in a parameter is resolved from here, whatever the kernel's
-working directory (papermill starts it in the caller's folder, JupyterLab in the notebook's)."""
+from videossl_core.files import ROOT
 
 # Parameters that say how a run is carried out, not what it computes: a resumed run may change them.
 BOOKKEEPING = {"resume", "overwrite", "device", "num_workers", "prep_workers", "outputs", "num_processes"}

@@ -1,22 +1,24 @@
-"""The paper's figures and tables and the curves of a run: one style, safe for colour-blind readers, and a
+"""The curves of a run and what it gained: one style for all figures, safe for colour-blind readers, and a
 text for those who do not see the picture."""
 
 import base64
+from collections.abc import Callable
+from functools import wraps
 from html import escape
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython import get_ipython
 from IPython.core.pylabtools import print_figure
+from IPython.display import HTML
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from videossl_core.evaluation import Gain
 from videossl_core.methods import METHODS
-from videossl_core.params import ROOT
 
 # Okabe and Ito's colours, told apart by people with any colour vision; grey for the plain baseline.
 COLOURS = {
@@ -31,6 +33,23 @@ COLOURS = {
     "videossl_plus": "#000000",
 }
 TITLES = {name: method.title for name, method in METHODS.items()}
+COLUMN = 3.35
+"""Width of a column of a two-column paper, inches."""
+PRINT = {
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "axes.linewidth": 0.8,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3.5,
+    "xtick.major.pad": 2,
+    "ytick.major.pad": 2,
+    "figure.dpi": 200,
+}
 
 
 def style() -> None:
@@ -52,6 +71,17 @@ def style() -> None:
         shell.run_line_magic("matplotlib", "inline")  # now: later it would take its own formatter for PNG
         shell.display_formatter.formatters["image/png"].pop(Figure, None)
         shell.display_formatter.mimebundle_formatter.for_type(Figure, bundle)
+
+
+def at_column_width(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """A figure whose text is readable where it is printed as wide as a column."""
+
+    @wraps(draw)
+    def drawn(*given, **named) -> Figure:
+        with plt.rc_context(PRINT):
+            return draw(*given, **named)
+
+    return drawn
 
 
 def described(figure: Figure, text: str) -> Figure:
@@ -77,11 +107,22 @@ def bundle(figure: Figure, include=None, exclude=None) -> tuple[dict, dict]:
 
 
 def save(figure: Figure, path: Path) -> Figure:
-    """Write the figure as PNG and SVG beside each other, both with its text alternative inside."""
+    """Write the figure as PNG, and as SVG and PDF for print, each with its text alternative inside."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path.with_suffix(".png"), metadata={"Description": alt(figure)})
+    dpi = max(figure.dpi, plt.rcParams["savefig.dpi"])
+    figure.savefig(path.with_suffix(".png"), dpi=dpi, metadata={"Description": alt(figure)})
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Title": alt(figure)})
+    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None, "Title": alt(figure)})
     return figure
+
+
+def saved(path: Path, width: int = 900) -> HTML:
+    """A figure that was saved as PNG before, with its text alternative."""
+    png, text = (
+        base64.b64encode(path.read_bytes()).decode(),
+        Image.open(path).text.get("Description", path.stem),
+    )
+    return HTML(f'<img alt="{escape(text)}" width="{width}" src="data:image/png;base64,{png}">')
 
 
 def training_curves(log: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
@@ -106,7 +147,7 @@ def training_curves(log: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
     else:
         axes[1, 0].text(0.5, 0.5, "no unlabelled clips", ha="center", transform=axes[1, 0].transAxes)
     axes[1, 0].set(title="Pseudo-labels", xlabel="iteration", ylabel="%")
-    _accuracy(axes[1, 1], metrics)
+    accuracy(axes[1, 1], metrics)
     axes[1, 1].set(title="Accuracy", xlabel="iteration")
     first, last = log.iloc[0], log.iloc[-1]
     losses = ", ".join(f"{n.removeprefix('loss_')} from {first[n]:.2g} to {last[n]:.2g}" for n in names)
@@ -118,11 +159,11 @@ def training_curves(log: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
     return described(
         figure,
         f"""Four charts over {last.step:.0f} iterations. Loss parts: {losses}. Learning rate from
-        {first.lr:.2g} to {last.lr:.2g}.{sure} {_in_words(metrics)}""",
+        {first.lr:.2g} to {last.lr:.2g}.{sure} {in_words(metrics)}""",
     )
 
 
-def _accuracy(axis, metrics: pd.DataFrame) -> None:
+def accuracy(axis, metrics: pd.DataFrame) -> None:
     """Figure 4's lines: solid for the unlabelled training videos, dashed for the test split."""
     for subset, line in (("unlabelled", "-"), ("test", "--")):
         rows = metrics[metrics.subset == subset]
@@ -133,7 +174,6 @@ def _accuracy(axis, metrics: pd.DataFrame) -> None:
                     rows[f"{kind}_top1"],
                     line,
                     marker="o",
-                    ms=3,
                     color=colour,
                     label=f"{kind}, {subset}",
                 )
@@ -143,7 +183,7 @@ def _accuracy(axis, metrics: pd.DataFrame) -> None:
         axis.legend()
 
 
-def _in_words(metrics: pd.DataFrame) -> str:
+def in_words(metrics: pd.DataFrame) -> str:
     """First and last clip and video top-1 of each subset."""
     words = []
     for subset, rows in metrics.groupby("subset"):
@@ -151,61 +191,6 @@ def _in_words(metrics: pd.DataFrame) -> str:
             values = rows[f"{kind}_top1"]
             words.append(f"{kind} top-1 on {subset} from {values.iloc[0]:.1f} to {values.iloc[-1]:.1f} %")
     return f"Accuracy: {', '.join(words)}." if words else "No evaluation yet."
-
-
-def figure4(metrics: pd.DataFrame, title: str = "") -> Figure:
-    """Figure 4: clip and video top-1 over the iterations."""
-    figure, axis = plt.subplots(figsize=(6, 4))
-    _accuracy(axis, metrics)
-    axis.set(xlabel="iteration", title=title)
-    return described(
-        figure, f"Figure 4, {title}: chart over {metrics.step.max()} iterations. {_in_words(metrics)}"
-    )
-
-
-def figure1(results: pd.DataFrame) -> Figure:
-    """Figure 1: video top-1 against the label fraction; seeds as a band from the lowest to the highest."""
-    figure, axis = plt.subplots(figsize=(6, 4))
-    for name, rows in results.groupby("method"):
-        seeds = rows.groupby("label_pct").video_top1
-        axis.plot(seeds.mean(), marker="o", color=COLOURS.get(name), label=TITLES.get(name, name))
-        axis.fill_between(
-            seeds.min().index, seeds.min(), seeds.max(), color=COLOURS.get(name), alpha=0.2, lw=0
-        )
-    axis.set(xlabel="labelled videos, %", ylabel="video top-1, %", ylim=(0, None))
-    axis.legend()
-    means = results.groupby(["method", "label_pct"]).video_top1.mean()
-    words = (f"{TITLES.get(m, m)} {value:.1f} at {pct:g} % labels" for (m, pct), value in means.items())
-    return described(figure, f"Figure 1: video top-1 in % against the share of labels. {', '.join(words)}.")
-
-
-def figure6(ours: pd.DataFrame, baseline: pd.DataFrame, kind: str = "clip", names: int = 5) -> Figure:
-    """Figure 6: gain per class over the baseline in points of top-1, sorted, the best few named.
-
-    Args:
-        ours, baseline: per_class tables of two runs on the same test split.
-    """
-    gain = ours.set_index("class_name")[f"{kind}_top1"] - baseline.set_index("class_name")[f"{kind}_top1"]
-    gain = gain.sort_values(ascending=False)
-    figure, axis = plt.subplots(figsize=(8, 3.5))
-    axis.bar(range(len(gain)), gain, color=np.where(gain >= 0, "#d55e00", "#7f7f7f"), width=0.85)
-    for i, (name, value) in enumerate(gain.head(names).items()):
-        axis.annotate(
-            f"{name} {value:+.1f}",
-            (i, value),
-            rotation=30,
-            fontsize=8,
-            xytext=(2, 2),
-            textcoords="offset points",
-        )
-    share = 100 * (gain > 0).mean()
-    axis.set(xlabel="class, sorted", ylabel=f"gain in {kind} top-1, points", xticks=[])
-    title = f"{share:.0f} % of the classes improve, mean gain {gain.mean():+.1f} points"
-    axis.set_title(title, loc="left")
-    axis.margins(y=0.3)
-    ends = gain if len(gain) <= 2 * names else pd.concat([gain.head(names), gain.tail(names)])
-    words = ", ".join(f"{name} {value:+.1f}" for name, value in ends.items())
-    return described(figure, f"Figure 6: gain in {kind} top-1 by class. {title}. Best to worst: {words}.")
 
 
 def confusion(table: pd.DataFrame, classes: list[str]) -> Figure:
@@ -251,34 +236,3 @@ def gain(table: pd.DataFrame, won: Gain) -> Figure:
     right.set(yticks=[], xlabel="gain, points (95 % interval)")
     said = " and ".join(f"{TITLES[n]} {value:.1f} %" for n, value in table.video_top1.items())
     return described(figure, f"Video top-1 on the held-out videos: {said}; {won}.")
-
-
-def paper_results() -> pd.DataFrame:
-    """Tables 1 to 4 of the paper, a row a cell: table, dataset, label_pct, method, clip_top1, video_top1."""
-    return pd.read_csv(ROOT / "params" / "paper_results.csv")
-
-
-def results_table(results: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """A table of the paper for one data set: label fraction by method, clip and video top-1, mean over seeds.
-
-    "a (b)" is ours with the paper's number in brackets; cells that were not run show only the paper's.
-    """
-    paper = paper_results().query("dataset == @dataset")
-    ours = results[results.dataset == dataset]
-    cells: dict[tuple[str, str], dict[float, str]] = {}
-    fractions = sorted({*paper.label_pct, *ours.label_pct})
-    for name in METHODS:
-        for kind in ("clip", "video"):
-            column = cells.setdefault((TITLES[name], kind), {})
-            for pct in fractions:
-                mine = ours[(ours.method == name) & (ours.label_pct == pct)][f"{kind}_top1"]
-                theirs = paper[(paper.method == name) & (paper.label_pct == pct)][f"{kind}_top1"]
-                column[pct] = _cell(mine, theirs)
-    table = pd.DataFrame(cells)
-    table.index = [f"{pct:g}" for pct in table.index]
-    return table.rename_axis("% labels")
-
-
-def _cell(mine: pd.Series, theirs: pd.Series) -> str:
-    own = "–" if mine.empty else f"{mine.mean():.1f}" + (f" ± {mine.std():.1f}" if len(mine) > 1 else "")
-    return own + (f" ({theirs.iloc[0]:.1f})" if len(theirs) else "")

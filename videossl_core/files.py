@@ -10,6 +10,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+ROOT = Path(__file__).resolve().parents[1]
+"""The project folder; every relative path in a parameter is resolved from here, whatever the kernel's working
+directory (papermill starts it in the caller's folder, JupyterLab in the notebook's)."""
 _PARTIAL = ".partial-"
 
 

@@ -1,20 +1,16 @@
-"""Running a notebook by papermill, and turning an executed one into HTML without its code in the way."""
+"""Turning an executed notebook into HTML without its code in the way."""
 
 import os
-import time
 from collections.abc import Iterator
 from copy import deepcopy
 from html import escape
 from pathlib import Path
 
 import nbformat
-import papermill
 from jinja2 import pass_context
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-
-from videossl_core.params import ROOT
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 # Code is a click away.
@@ -23,22 +19,6 @@ _TEMPLATE = """{% extends 'basic/index.html.j2' %}
 <details class="code"><summary>Code</summary><pre>{{ cell.source | escape }}</pre></details>
 {% endif %}{% endblock %}
 {% block footer %}{% endblock %}"""
-
-
-def execute(notebook: str, target: Path, **given) -> Path:
-    """Run ``notebooks/<notebook>.ipynb`` by papermill and say how long it took.
-
-    Raises:
-        PapermillExecutionError: a cell failed; the executed notebook shows which.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
-    print(f"{target.stem:<24}", end="", flush=True)
-    source = ROOT / "notebooks" / f"{notebook}.ipynb"
-    quiet = ["--log-level=40"]  # the kernel's errors only: it warns of each local connection
-    papermill.execute_notebook(source, target, given, progress_bar=False, extra_arguments=quiet)
-    print(f"{time.perf_counter() - start:5.0f} s   {target}", flush=True)
-    return target
 
 
 def below(outputs: Path) -> Iterator[Path]:

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from videossl_core import figures, frames, runs, show
+from videossl_core import figures, frames, paper, runs, show
 from videossl_core.site import Media, table
 
 _FILMS = 6
@@ -18,19 +18,19 @@ def results(found: pd.DataFrame, pct: float) -> pd.DataFrame:
     Args:
         found: finished runs of one data set.
     """
-    paper = figures.paper_results()
-    paper = paper[(paper.dataset == found.dataset.iloc[0]) & (paper.label_pct == pct)].set_index("method")
+    theirs = paper.paper_results()
+    theirs = theirs[(theirs.dataset == found.dataset.iloc[0]) & (theirs.label_pct == pct)].set_index("method")
     rows = []
     for method in figures.TITLES:
         mine = found[(found.method == method) & (found.label_pct == pct)]
-        if mine.empty and method not in paper.index:
+        if mine.empty and method not in theirs.index:
             continue
         row: dict = {"method": title(method), "seeds": len(mine)}
         for kind in ("clip_top1", "video_top1"):
             spread = f" ± {mine[kind].std():.1f}" if len(mine) > 1 else ""
             row[kind] = f"{mine[kind].mean():.1f}{spread}" if len(mine) else "–"
-            if len(paper):
-                row[f"{kind}, paper"] = float(paper[kind].get(method, float("nan")))
+            if len(theirs):
+                row[f"{kind}, paper"] = float(theirs[kind].get(method, float("nan")))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -57,7 +57,7 @@ def mistakes(said: pd.DataFrame, of: str) -> dict | None:
 
 def figure1(media: Media, mine: pd.DataFrame) -> dict:
     caption = "Video top-1 against the share of labels; a band spans the seeds"
-    return media.picture(figures.figure1(mine), "figure1", caption)
+    return media.picture(paper.figure1(mine, tuple(figures.TITLES)), "figure1", caption)
 
 
 def curves(media: Media, run: runs.Run, name: str, of: str) -> dict:
@@ -66,7 +66,8 @@ def curves(media: Media, run: runs.Run, name: str, of: str) -> dict:
 
 
 def gain(media: Media, run: runs.Run, baseline: runs.Run, name: str) -> dict:
-    figure = figures.figure6(pd.read_csv(run.per_class), pd.read_csv(baseline.per_class))
+    ours, theirs = (pd.read_csv(r.per_class).set_index("class_name").clip_top1 for r in (run, baseline))
+    figure = paper.figure6((ours - theirs).sort_values(ascending=False, kind="stable"))
     return media.picture(figure, name, "Gain per class over the supervised network of the same labels")
 
 

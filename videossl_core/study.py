@@ -12,8 +12,8 @@ import pandas as pd
 from papermill.exceptions import PapermillExecutionError
 
 from videossl_core import params, report, runs
+from videossl_core.cell import execute
 from videossl_core.methods import METHODS
-from videossl_core.notebooks import execute
 
 COMPARED = ("supervised", "videossl")
 

