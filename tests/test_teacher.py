@@ -42,6 +42,15 @@ def test_it_is_a_real_imagenet_classifier(classifier):
         assert teacher.IMAGENET_CLASSES[h.argmax()] == expected
 
 
+def test_the_untaught_teacher_knows_nothing_but_is_the_same_each_time(classifier):
+    untaught = Classifier("untaught")
+    assert untaught.weights_hash == Classifier("untaught").weights_hash != classifier.weights_hash
+    frames = torch.randint(0, 256, (4, 3, 224, 224), dtype=torch.uint8)
+    h = untaught(frames)
+    assert torch.allclose(h.sum(1), torch.ones(4))
+    assert h.max() < 0.05 < classifier(torch.zeros(1, 3, 224, 224)).max()
+
+
 def test_nothing_is_asked_twice(tiny, monkeypatch):
     prepare.prepare(tiny(), with_teacher=True)
     monkeypatch.setattr(Classifier, "forward", lambda *_: pytest.fail("asked again"))

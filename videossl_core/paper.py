@@ -62,18 +62,19 @@ def figure6(gain: pd.Series, kind: str = "clip", names: int = 5) -> Figure:
     figure, axis = plt.subplots(figsize=(figures.COLUMN, 0.8 + 0.22 * len(gain) if few else 2.2))
     best = "\n".join(f"{name} {value:+.1f}" for name, value in gain.head(names).items())
     if few:  # all have room for their names
-        bars = axis.barh(gain.index, gain, color=colours, height=0.75)
+        bars = axis.barh(gain.index, gain, color=colours, height=0.75, lw=0)
         axis.bar_label(bars, fmt="%+.1f", padding=2, fontsize=7)
         axis.invert_yaxis()
         axis.margins(x=0.2)
+        axis.grid(False, axis="y")
         axis.set(xlabel=f"gain in {kind} top-1, points")
     else:
-        axis.bar(range(len(gain)), gain, color=colours, width=0.85)
+        axis.bar(range(len(gain)), gain, color=colours, width=1.0, lw=0)
         axis.text(0.97, 0.95, best, ha="right", va="top", fontsize=7, transform=axis.transAxes)
         axis.set(xlabel="class, sorted", ylabel=f"gain in {kind} top-1, points", xticks=[])
     share = 100 * (gain > 0).mean()
     title = f"{share:.0f} % of the classes improve, mean gain {gain.mean():+.1f}"
-    axis.set_title(title, loc="left")
+    figure.suptitle(title, fontsize=8, fontweight="bold")  # over the whole width: names take much of it
     ends = gain if len(gain) <= 2 * names else pd.concat([gain.head(names), gain.tail(names)])
     words = ", ".join(f"{name} {value:+.1f}" for name, value in ends.items())
     return figures.described(
