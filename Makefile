@@ -4,6 +4,7 @@ BIN := .venv/bin
 SEED ?= 0
 DATASET ?= demo
 GPUS ?= 1
+WORKERS ?= 2
 STRIP := $(BIN)/nbstripout --extra-keys "metadata.papermill cell.metadata.papermill metadata.widgets"
 
 .PHONY: help setup demo test test-browser report lab proofs fuzz bench grid lint tidy clean
@@ -29,8 +30,8 @@ report: .venv/ready  ## finished runs and executed notebooks as pages that open 
 lab: .venv/ready  ## JupyterLab on the tour, for this machine only and with its token on (ARGS=--port=9000)
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/tour.ipynb --ServerApp.ip=127.0.0.1 $(ARGS)
 
-test: lint  ## all tests, each notebook executed
-	$(BIN)/python -m pytest
+test: lint  ## all tests, each notebook executed (WORKERS=2 at a time)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 test-browser: .venv/ready  ## each notebook run in JupyterLab by a real Chromium (CHROMIUM=<path>)
 	$(BIN)/python -m pytest tests/browser

@@ -5,13 +5,17 @@ import os
 from multiprocessing import forkserver
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # before torch: tests run side by side, and the same bits need the same threads
+)
+
 import pytest
 import torch
 from helpers import TINY, project_copy
 
 from videossl_core import params, prepare
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 multiprocessing.set_forkserver_preload(["videossl_core.training"])
 forkserver.ensure_running()  # before the engine starts one without torch: tests start many processes
 

@@ -233,7 +233,7 @@ def test_the_authors_lists_of_ucf101(published_lists, folders_of, pct, labelled)
 def test_the_authors_lists_on_six_classes(published_lists, folders_of, pct, labelled):
     p = params.load(dataset="ucf101_6")
     p = params.load(
-        dataset="ucf101_6", root=folders_of(p.classes), label_pct=pct,
+        dataset="ucf101_6", root=folders_of(p.classes), label_pct=pct, label_draw="list",
         lists=published_lists / "ucfTrainTestlist", label_list=published_lists / "videossl/ucf101",
     )  # fmt: skip
     split = splits.make_split(p, datasets.read_index(p))
