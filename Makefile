@@ -45,9 +45,9 @@ fuzz: .venv/ready  ## thousands of broken videos, lists, parameter files and cac
 bench: .venv/ready  ## speed, as ratios to what this machine can do (ROOT=<real videos>)
 	$(BIN)/python -m videossl_core.bench $(if $(ROOT),--root $(ROOT))
 
-grid: .venv/ready  ## the paper's grid, or a declared one (DATASET= or GRID=, METHODS= FRACTIONS= SEEDS= GIVEN= GPUS= ARGS=--dry-run)
+grid: .venv/ready  ## the paper's grid, or a declared one (DATASET= or GRID=, REST=1, METHODS= FRACTIONS= SEEDS= GIVEN= GPUS= ARGS=--dry-run)
 	$(BIN)/python -m snakemake --cores all --resources gpu=$(GPUS) --keep-going --rerun-incomplete $(ARGS) \
-	    --config dataset=$(DATASET) grid=$(GRID) methods=$(METHODS) fractions=$(FRACTIONS) seeds=$(SEEDS) "given=$(GIVEN)"
+	    --config dataset=$(DATASET) grid=$(GRID) methods=$(METHODS) fractions=$(FRACTIONS) seeds=$(SEEDS) rest=$(REST) "given=$(GIVEN)"
 
 lint: .venv/ready  ## style of code and notebooks, which are kept without outputs
 	$(BIN)/ruff check .

@@ -122,6 +122,45 @@ def test_variants_are_paired_with_the_run_they_change():
     assert set(made.gains().columns) == {"1 %", "10 %", "all"}
 
 
+def test_published_runs_stand_in_for_those_that_are_not_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "PUBLISHED", tmp_path / "reference")
+    columns = ["dataset", "method", "variant", "label_pct", "split", "seed", "video_top1"]
+    rows = [("x", "sd", "", 10.0, 1, 0, 100.0), ("x", "sd", "T1", 10.0, 1, 0, 0.0)]
+    (tmp_path / "reference/x").mkdir(parents=True)
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "reference/x/results.csv", index=False)
+    said = pd.DataFrame({"class_name": ["a", "b"], "sd/10/seed0": ["a", "b"], "sd@T1/10/seed0": ["b", "a"]})
+    said.index = pd.Index(["a/1.avi", "b/1.avi"], name="video")
+    said.to_csv(tmp_path / "reference/x/answers.csv")
+    (tmp_path / "reference/demo").mkdir()  # results alone do not count
+    (tmp_path / "reference/demo/results.csv").write_text("dataset,method\ndemo,sd\n")
+
+    (tmp_path / "own").mkdir()
+    own = pd.DataFrame({"video": said.index, "class_name": said.class_name.values, "video_pred": ["b", "b"]})
+    own.to_csv(tmp_path / "own/predictions_test.csv", index=False)
+    found = pd.DataFrame([[*rows[0][:-1], 50.0, str(tmp_path / "own")]], columns=[*columns, "folder"])
+    every = compare.add_published(found)
+    assert list(zip(every.variant, every.video_top1, strict=True)) == [("", 50.0), ("T1", 0.0)]
+    answers = compare.answers(every)
+    assert list(answers["sd/10/seed0"]) == ["b", "b"]  # one's own, not the published one
+    assert list(answers["sd@T1/10/seed0"]) == ["b", "a"]
+    assert list(compare.add_published(found.head(0)).video_top1) == [100.0, 0.0]
+    assert compare.improved(every, 10).empty
+
+
+def test_what_is_published_of_six_classes():
+    """Every run's video_top1 follows from what it is said to have said."""
+    of = compare.PUBLISHED / "ucf101_6"
+    results = pd.read_csv(of / "results.csv", keep_default_na=False)
+    said = pd.read_csv(of / "answers.csv", index_col="video")
+    runs = compare.Runs(results, said)
+    assert set(said.columns) == {"class_name", *map(compare.run_name, results.itertuples())}
+    for row in results.itertuples():
+        assert 100 * runs.right[compare.run_name(row)].mean() == pytest.approx(row.video_top1, abs=0.006)
+    assert results.duplicated(["method", "variant", "label_pct", "seed"]).sum() == 0
+    alike = results[results.variant.isin(["", "T1"])].groupby(["label_pct", "seed"]).split_sha256.nunique()
+    assert (alike == 1).all()  # the same labels for every method
+
+
 def test_figure_6_names_the_five_best_of_many_classes():
     gain = pd.Series(np.arange(20.0, -81, -1), index=[f"Class{i}" for i in range(101)])
     figure = paper.figure6(gain)

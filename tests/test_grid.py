@@ -126,6 +126,18 @@ def test_a_declared_grid():
         grid.Grid.of(declared | {"seeds": "9"})
 
 
+def test_the_rest_of_a_grid_is_what_is_not_published(tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "ROOT", tmp_path)
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params/paper_results.csv").write_text("dataset,label_pct,method\n")
+    asked = {"dataset": "demo", "methods": "sd,videossl", "seeds": "0", "rest": "1"}
+    assert list(grid.Grid.of(asked).cells) == ["sd-10-seed0", "videossl-10-seed0"]
+    (tmp_path / "outputs/reference/demo").mkdir(parents=True)
+    rows = "method,variant,label_pct,seed\nsd,,10.0,0\nvideossl,T1,10.0,0\n"
+    (tmp_path / "outputs/reference/demo/results.csv").write_text(rows)
+    assert list(grid.Grid.of(asked).cells) == ["videossl-10-seed0"]
+
+
 def test_a_grid_with_a_cell_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "ROOT", tmp_path)
     (tmp_path / "params/grids").mkdir(parents=True)

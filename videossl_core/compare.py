@@ -7,6 +7,7 @@ test videos, and videos cut from one source are alike; an interval that forgets 
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,7 +15,10 @@ import pandas as pd
 from scipy import stats
 
 from videossl_core import runs as folders
+from videossl_core.files import ROOT
 from videossl_core.methods import METHODS
+
+PUBLISHED = ROOT / "outputs" / "reference"
 
 KEY = ["split", "label_pct", "seed", "variant"]
 """What the runs of two methods share that are compared."""
@@ -146,16 +150,35 @@ def answers(found: pd.DataFrame) -> pd.DataFrame:
     """What every run said of every test video, as ``Runs`` takes it.
 
     Args:
-        found: finished runs of one data set, as ``runs.find`` gives them.
+        found: finished runs of one data set, as ``runs.find`` or ``add_published`` gives them.
     """
     said, classes = {}, {}
     for row in found.itertuples():
-        table = pd.read_csv(folders.Run(Path(row.folder)).predictions_test).set_index("video")
-        said[run_name(row)] = table.video_pred
+        if row.folder:
+            table = pd.read_csv(folders.Run(Path(row.folder)).predictions_test).set_index("video")
+            said[run_name(row)] = table.video_pred
+        else:
+            table = _published_answers(row.dataset)
+            said[run_name(row)] = table[run_name(row)]
         classes |= table.class_name.to_dict()
     table = pd.DataFrame(said).sort_index()
     table.insert(0, "class_name", table.index.map(classes))
     return table.rename_axis("video")
+
+
+@cache
+def _published_answers(dataset: str) -> pd.DataFrame:
+    return pd.read_csv(PUBLISHED / dataset / "answers.csv", index_col="video")
+
+
+def add_published(found: pd.DataFrame) -> pd.DataFrame:
+    """The runs found, and those of ``outputs/reference/`` not among them, which have no ``folder``."""
+    every = [found]
+    for path in sorted(PUBLISHED.glob("*/answers.csv")):
+        theirs = pd.read_csv(path.with_name("results.csv"), keep_default_na=False).assign(folder="")
+        mine = {run_name(row) for row in found[found.dataset == path.parent.name].itertuples()}
+        every.append(theirs[[run_name(row) not in mine for row in theirs.itertuples()]])
+    return pd.concat([table for table in every if len(table)] or every, ignore_index=True)
 
 
 def _over(ours: str, against: str):
@@ -231,9 +254,11 @@ def improved(results: pd.DataFrame, pct: float, kind: str = "clip") -> pd.Series
     seeds that both have, sorted; empty without such a pair.
 
     Args:
-        results: finished runs of one data set.
+        results: finished runs of one data set; published ones have no folder to look into, and do not count.
     """
-    rows = results[results.label_pct == pct].pivot(index="seed", columns="method", values="folder")
+    rows = results[(results.label_pct == pct) & (results.folder != "")].pivot(
+        index="seed", columns="method", values="folder"
+    )
     rows = rows.reindex(columns=["videossl", "supervised"]).dropna()
     gains = []
     for pair in rows.itertuples(index=False):

@@ -197,6 +197,7 @@ class FigureParams(Params):
     datasets: list[str] | None = Field(None, description="data sets to show; None: all with finished runs")
     methods: list[str] = Field(["supervised", "sd", "videossl"], description="models asked in Figure 5")
     videos: int = Field(6, ge=1, le=100, description="videos shown in Figure 5")
+    published: bool = Field(False, description="count the runs of outputs/reference/ too")
 
     _comma_lists = field_validator("datasets", "methods", mode="before")(Params._comma_list.__func__)
 

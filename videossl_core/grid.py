@@ -51,7 +51,8 @@ class Grid:
     @classmethod
     def of(cls, config: dict) -> "Grid":
         """The cells that ``params/grids/<grid>.yaml`` declares, or else the paper's fractions, methods and
-        three seeds; ``methods``, ``fractions`` and ``seeds`` say which of these alone.
+        three seeds; ``methods``, ``fractions`` and ``seeds`` say which of these alone, ``rest`` leaves out
+        those whose results are published.
 
         Raises:
             ParameterError: a method or a grid does not exist, or a grid declares a cell twice.
@@ -82,6 +83,9 @@ class Grid:
                 if cell.name in cells:
                     raise params.ParameterError(f"the grid has the cell {cell.name} twice: name a variant")
                 cells[cell.name] = cell
+        if config.get("rest"):
+            there = _published(dataset)
+            cells = {name: cell for name, cell in cells.items() if name not in there}
         if not cells:
             raise params.ParameterError(f"grid {config['grid']}: it has no cell with {only}")
         return cls(dataset, cells, config.get("given") or "")
@@ -112,6 +116,15 @@ class Grid:
                 if notebook.exists() and not (self.folder / f"{step}-{name}.done").exists():
                     found.append((f"{step} {name}", notebook))
         return found
+
+
+def _published(dataset: str) -> set[str]:
+    """Names of the cells whose results are in ``outputs/reference/``."""
+    path = ROOT / "outputs" / "reference" / dataset / "results.csv"
+    if not path.exists():
+        return set()
+    rows = pd.read_csv(path, keep_default_na=False).itertuples()
+    return {Cell(dataset, r.method, r.label_pct, r.seed, {"variant": r.variant}).name for r in rows}
 
 
 def _declared(name: str) -> tuple[str, list[dict]]:

@@ -119,7 +119,7 @@ def results_table(results: pd.DataFrame, dataset: str) -> pd.DataFrame:
     ours = results[results.dataset == dataset]
     cells: dict[tuple[str, str], dict[float, str]] = {}
     fractions = sorted({*paper.label_pct, *ours.label_pct})
-    for name in METHODS:
+    for name in [m for m in METHODS if m in {*paper_results().method, *ours.method}]:
         for kind in ("clip", "video"):
             column = cells.setdefault((figures.TITLES[name], kind), {})
             for pct in fractions:
