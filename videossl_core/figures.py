@@ -135,6 +135,9 @@ def training_curves(log: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
     axes[0, 0].legend()
     axes[0, 1].plot(log.step, log.lr, color="black")
     axes[0, 1].set(title="Learning rate", yscale="log")
+    rates = sorted({float(f"{rate:.3g}") for rate in log.lr})
+    axes[0, 1].set_yticks(rates, [f"{rate:g}" for rate in rates])
+    axes[0, 1].minorticks_off()
     if "confident_pct" in log:
         axes[1, 0].plot(log.step, log.confident_pct, label="confident, % of the unlabelled", color="#0072b2")
         known = log.dropna(subset="confident_top1")
