@@ -233,7 +233,7 @@ def _most_classes(runs: Runs) -> tuple[str, int, str]:
         return "not run", 0, ""
     of_class = [runs.classes == name for name in runs.classes.unique()]
     found = [interval(100 * pairs.to_numpy()[:, its], runs.sources[its]) for its in of_class]
-    gain, sure = sum(mean > 0 for mean, _, _ in found), sum(low > 0 for _, low, _ in found)
+    gain, sure = sum(mean > 1e-9 for mean, _, _ in found), sum(low > 0 for _, low, _ in found)
     said = f"{gain} of {len(found)} classes gain, {sure} of them beyond their interval"
     return said, len(pairs), "holds" if gain > len(found) / 2 else "contradicted"
 
@@ -269,4 +269,5 @@ def improved(results: pd.DataFrame, pct: float, kind: str = "clip") -> pd.Series
         gains.append(ours - baseline)
     if not gains:
         return pd.Series(dtype=float)
-    return pd.concat(gains, axis=1).mean(axis=1).sort_values(ascending=False, kind="stable")
+    # rounded: +a and -a are no gain
+    return pd.concat(gains, axis=1).mean(axis=1).round(9).sort_values(ascending=False, kind="stable")
