@@ -46,6 +46,7 @@ def jupyterlab(project: Path, home: Path, *arguments: str) -> Iterator[Server]:
     places = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython"}
     places |= {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
     env = os.environ | {name: str(home / folder) for name, folder in places.items()}
+    env.pop("OMP_NUM_THREADS", None)  # nothing else runs beside it
     env |= {"PYTHONPATH": str(project)}
     root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     command = ["make", "--old-file=.venv/ready", "lab", f"BIN={BIN}"]

@@ -1,6 +1,7 @@
 """``make lab``: JupyterLab on the tour, for nobody but who sits here and has the token."""
 
 import json
+import time
 import urllib.error
 import urllib.request
 
@@ -24,14 +25,17 @@ def get(url: str) -> tuple[int, str, bytes]:
 
 def test_make_lab(lab, tmp_path):
     with server.jupyterlab(lab, tmp_path) as jupyter:
-        family = [jupyter.process, *psutil.Process(jupyter.process.pid).children(recursive=True)]
-        listening = [
-            c.laddr
-            for process in family
-            for c in psutil.Process(process.pid).net_connections()
-            if c.status == "LISTEN"
-        ]
-        assert jupyter.port in [address.port for address in listening]
+        until, listening = time.monotonic() + 30, []
+        while jupyter.port not in [address.port for address in listening]:
+            assert time.monotonic() < until, listening
+            time.sleep(0.2)
+            family = [jupyter.process, *psutil.Process(jupyter.process.pid).children(recursive=True)]
+            listening = [
+                c.laddr
+                for process in family
+                for c in psutil.Process(process.pid).net_connections()
+                if c.status == "LISTEN"
+            ]
         assert {address.ip for address in listening} == {"127.0.0.1"}
         assert "/lab/tree/notebooks/tour.ipynb?token=" in (tmp_path / "log.txt").read_text()
 
