@@ -136,6 +136,8 @@ def test_the_rest_of_a_grid_is_what_is_not_published(tmp_path, monkeypatch):
     rows = "method,variant,label_pct,seed\nsd,,10.0,0\nvideossl,T1,10.0,0\n"
     (tmp_path / "outputs/reference/demo/results.csv").write_text(rows)
     assert list(grid.Grid.of(asked).cells) == ["videossl-10-seed0"]
+    with pytest.raises(params.ParameterError, match=r"no cell with .*'sd'.*all others are published"):
+        grid.Grid.of(asked | {"methods": "sd"})
 
 
 def test_a_grid_with_a_cell_twice(tmp_path, monkeypatch):

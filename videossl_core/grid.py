@@ -87,7 +87,8 @@ class Grid:
             there = _published(dataset)
             cells = {name: cell for name, cell in cells.items() if name not in there}
         if not cells:
-            raise params.ParameterError(f"grid {config['grid']}: it has no cell with {only}")
+            left = "; all others are published" if config.get("rest") else ""
+            raise params.ParameterError(f"grid of {dataset}: no cell with {only}{left}")
         return cls(dataset, cells, config.get("given") or "")
 
     def parameters(self, **more) -> params.Params:
