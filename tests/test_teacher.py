@@ -45,10 +45,9 @@ def test_it_is_a_real_imagenet_classifier(classifier):
 def test_the_untaught_teacher_knows_nothing_but_is_the_same_each_time(classifier):
     untaught = Classifier("untaught")
     assert untaught.weights_hash == Classifier("untaught").weights_hash != classifier.weights_hash
-    frames = torch.randint(0, 256, (4, 3, 224, 224), dtype=torch.uint8)
-    h = untaught(frames)
-    assert torch.allclose(h.sum(1), torch.ones(4))
-    assert h.max() < 0.05 < classifier(torch.zeros(1, 3, 224, 224)).max()
+    frames = torch.randint(0, 256, (4, 3, 224, 224), generator=torch.Generator().manual_seed(0)).byte()
+    assert torch.allclose(untaught(frames).sum(1), torch.ones(4))
+    assert untaught(frames).max() < 0.002 < 0.1 < classifier(frames).max()  # 1000 classes: 0.001 says nothing
 
 
 def test_nothing_is_asked_twice(tiny, monkeypatch):
