@@ -16,6 +16,20 @@ def test_multiply_adds_of_a_training_step_by_hand():
     assert half < 0.4 * estimate.macs(Params(source="demo"))
 
 
+def test_a_method_costs_what_its_losses_ask_for():
+    def macs(method, **given):
+        return estimate.macs(Params(source="demo", method=method, **given))
+
+    one = macs("supervised")  # forward is a third of a step but for the input's gradient
+    assert macs("pseudo_label") == one
+    assert macs("mean_teacher") == pytest.approx(one + 8.30e9, rel=0.005)  # the averaged network goes forward
+    assert macs("fixmatch") == pytest.approx(1.5 * one, rel=0.001)  # half of the clips twice
+    turned = {"s4l_rotate_on": "both", "s4l_rotations": "all"}
+    assert macs("s4l", **turned) == pytest.approx(4 * one, rel=0.001)
+    assert macs("s4l", **turned | {"s4l_rotations": "one"}) == pytest.approx(2 * one, rel=0.001)
+    assert macs("s4l", **turned | {"s4l_rotate_on": "unlabelled"}) == pytest.approx(2.5 * one, rel=0.001)
+
+
 def test_cost_grows_with_videos_frames_pixels_and_steps(monkeypatch):
     rates = {"bytes_per_frame": 5000, "prep_frames_per_s": 1000, "teacher_frames_per_s": 50}
     rates |= {"loop_clips_per_s": 10, "gmacs_per_clip_step": estimate.macs(Params(source="demo")) / 1e9}

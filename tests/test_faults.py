@@ -7,6 +7,8 @@ was lost.
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 
 import helpers
@@ -209,3 +211,16 @@ def test_two_processes_train_one_run(tiny, tmp_path, fault):
     assert sorted(process.exitcode for process in both) == [0, 1]
     assert runs.Run(p.run_dir).finished
     fault("two processes training into one folder at once", 1, "nothing, the second is refused")
+
+
+def test_a_script_that_its_own_workers_run_again_is_told_so(tmp_path):
+    """They would wait for the folder that the script which started them holds."""
+    (tmp_path / "script.py").write_text(
+        "from pathlib import Path\n"
+        "from videossl_core import files, pool\n"
+        "with files.locked(Path('held')):\n"
+        "    print(list(pool.each(abs, [1, 2], workers=1)))\n"
+    )
+    command = [sys.executable, "script.py"]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert "below if __name__ == '__main__':" in said.stdout

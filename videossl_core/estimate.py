@@ -57,14 +57,26 @@ def measured() -> dict:
 
 
 def macs(p: "Params", classes: int = 101) -> float:
-    """Multiply-adds of the forward and backward pass of one clip; nothing is computed."""
-    heads = methods.METHODS[p.method].heads(classes, len(IMAGENET_CLASSES))
+    """Multiply-adds of a training step of the method, over its clips: forward and backward, with the turned,
+    distorted and averaged passes that its losses ask for. Nothing is computed."""
+    method = methods.METHODS[p.method]
+    k, n = method.labelled_clips(4), 4
     with torch.device("meta"):
-        network = models.VideoNet(p.backbone, heads, p.shortcut, p.width)
-        clip = torch.zeros(2, 3, p.clip_frames, p.crop_size, p.crop_size, dtype=torch.uint8)
-        with FlopCounterMode(display=False) as counter:
-            sum(out.sum() for out in network(clip).values()).backward()
-    return counter.get_total_flops() / 2 / len(clip)
+        network = models.VideoNet(
+            p.backbone, method.heads(classes, len(IMAGENET_CLASSES)), p.shortcut, p.width
+        )
+        clips = torch.zeros(n, 3, p.clip_frames, p.crop_size, p.crop_size, dtype=torch.uint8)
+        batch = {"clips": clips, "labels": torch.zeros(k, dtype=torch.long)}
+    if "strong" in method.needs:
+        batch["strong"] = clips[k:]
+    if "rotations" in method.needs:
+        batch["turn"] = torch.ones(n, dtype=torch.long)  # any turn costs alike
+    with FlopCounterMode(display=False) as counter:
+        out = methods.forward(network, network if "ema" in method.needs else None, batch, method, p)
+        sum(
+            out[name].sum() for name in ("classes", "embedding", "strong_classes", "rotation") if name in out
+        ).backward()
+    return counter.get_total_flops() / 2 / n
 
 
 def frames_per_video(index: datasets.Index, looked_at: int = 12) -> float:
@@ -80,7 +92,7 @@ def frames_per_video(index: datasets.Index, looked_at: int = 12) -> float:
 
 
 def cost(p: "Params", videos: int, frames: float) -> Cost:
-    """Scale the measured rates by frames, pixels and multiply-adds."""
+    """Scale the measured rates by frames, pixels and multiply-adds; evaluation on the way is not counted."""
     m = measured()
     total = videos * frames
     pixels = (p.frame_size / 136) ** 2

@@ -1,6 +1,7 @@
 """Writing files so that a reader never sees half of one, locking folders, hashing."""
 
 import hashlib
+import multiprocessing
 import os
 import tempfile
 import warnings
@@ -49,13 +50,24 @@ class Busy(RuntimeError):
     """Another process works in this folder."""
 
 
+UNGUARDED = (
+    "worker processes load the script that started them: put what it does, after its imports and functions, "
+    "below if __name__ == '__main__':"
+)
+
+
 @contextmanager
 def locked(folder: Path, wait: bool = True) -> Iterator[None]:
     """Hold a folder alone. The lock is the system's, so it ends with the process that holds it, however.
 
     Raises:
         Busy: another process holds it, and ``wait`` is False.
+        RuntimeError: the process is a worker that still loads the script of the one that started it.
     """
+    if getattr(
+        multiprocessing.current_process(), "_inheriting", False
+    ):  # would wait for its own parent for ever
+        raise RuntimeError(UNGUARDED)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:

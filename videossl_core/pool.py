@@ -4,10 +4,13 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
+
+from videossl_core import files
 
 
 class Lost(RuntimeError):
@@ -56,6 +59,8 @@ def each(
 
 def _outcome(future, timeout: float | None) -> Any:
     error = future.exception()
+    if isinstance(error, BrokenProcessPool):
+        return RuntimeError(f"no worker process can start, see above why. In a script, {files.UNGUARDED}")
     if error is None:
         return future.result()
     if isinstance(error, TimeoutError):
