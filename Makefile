@@ -22,16 +22,16 @@ setup: .venv/ready  ## the environment alone
 	touch $@
 
 demo: .venv/ready  ## train, evaluate and explain VideoSSL on rendered videos (SEED=0)
-	$(BIN)/python -m videossl_core.study demo --seed $(SEED)
+	$(BIN)/python -m videossl_core.tools.study demo --seed $(SEED)
 
 report: .venv/ready  ## finished runs and executed notebooks as pages that open from the disk (DATASET=)
-	$(BIN)/python -m videossl_core.report $(if $(filter command line environment,$(origin DATASET)),$(DATASET))
+	$(BIN)/python -m videossl_core.tools.report $(if $(filter command line environment,$(origin DATASET)),$(DATASET))
 
 lab: .venv/ready  ## JupyterLab on the tour, for this machine only and with its token on (ARGS=--port=9000)
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/tour.ipynb --ServerApp.ip=127.0.0.1 $(ARGS)
 
 test: lint  ## all tests, each notebook executed (WORKERS=2 at a time)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-browser: .venv/ready  ## each notebook run in JupyterLab by a real Chromium (CHROMIUM=<path>)
 	$(BIN)/python -m pytest tests/browser
@@ -43,7 +43,7 @@ fuzz: .venv/ready  ## thousands of broken videos, lists, parameter files and cac
 	$(BIN)/python tests/fuzz.py
 
 bench: .venv/ready  ## speed, as ratios to what this machine can do (ROOT=<real videos>)
-	$(BIN)/python -m videossl_core.bench $(if $(ROOT),--root $(ROOT))
+	$(BIN)/python -m videossl_core.tools.bench $(if $(ROOT),--root $(ROOT))
 
 grid: .venv/ready  ## the paper's grid, or a declared one (DATASET= or GRID=, REST=1, METHODS= FRACTIONS= SEEDS= GIVEN= GPUS= ARGS=--dry-run)
 	$(BIN)/python -m snakemake --cores all --resources gpu=$(GPUS) --keep-going --rerun-incomplete $(ARGS) \

@@ -6,11 +6,11 @@
 # An interrupted grid goes on, what is done is not done again, and a failed cell does not stop the others.
 import sys
 
-from videossl_core.grid import Grid
+from videossl_core.tools.grid import Grid
 
 grid = Grid.of(config)
 cells, folder = grid.cells, grid.folder
-run = f"{sys.executable} -m videossl_core.cell"
+run = f"{sys.executable} -m videossl_core.tools.cell"
 
 if "--dry-run" in sys.argv or "-n" in sys.argv or "--dryrun" in sys.argv:
     print(f"{len(cells)} cells of {grid.dataset}: about {grid.hours():.3g} hours of training, one after the other,")

@@ -19,8 +19,9 @@ from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
 from test_codec import encode
 
-from videossl_core import datasets, params, runs, splits
-from videossl_core.frames import FrameStore, StoreSettings
+from videossl_core import params, runs
+from videossl_core.data import datasets, splits
+from videossl_core.data.frames import FrameStore, StoreSettings
 
 # ---- Videos
 

@@ -14,7 +14,8 @@ import torch
 import workers
 import yaml
 
-from videossl_core import codec, frames, params, prepare, sampling, training
+from videossl_core import params, prepare, sampling, training
+from videossl_core.data import codec, frames
 
 TINY = {
     "dataset": "tiny",

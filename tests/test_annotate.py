@@ -13,22 +13,13 @@ from helpers import TINY, same, small_videos
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videossl_core import (
-    annotate,
-    classify,
-    datasets,
-    labels,
-    params,
-    prepare,
-    show,
-    splits,
-    teacher,
-    training,
-)
-from videossl_core.annotate import Annotator, Desk, Likeness, suggest
-from videossl_core.datasets import DatasetError
+from videossl_core import classify, params, prepare, teacher, training
+from videossl_core.data import datasets, labels, splits
+from videossl_core.data.datasets import DatasetError
+from videossl_core.data.labels import LabelError, Labels
 from videossl_core.evaluation import paired_gain
-from videossl_core.labels import LabelError, Labels
+from videossl_core.views import annotate, show
+from videossl_core.views.annotate import Annotator, Desk, Likeness, suggest
 
 CLASSES = ["walks", "runs, fast", "ü"]
 VIDEOS = ["a.mp4", "b/c d.avi", 'e,f".mkv', "ü.mp4"]

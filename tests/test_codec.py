@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from test_frames import SETTINGS, audio_only
 
-from videossl_core import codec, datasets, params, prepare, sampling
-from videossl_core.codec import VideoError
-from videossl_core.frames import FrameStore
+from videossl_core import params, prepare, sampling
+from videossl_core.data import codec, datasets
+from videossl_core.data.codec import VideoError
+from videossl_core.data.frames import FrameStore
 
 
 def encode(path, pictures, codec_name="libx264", pix_fmt="yuv420p", times=None, options=None):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from videossl_core import compare, paper
+from videossl_core.views import compare, paper
 
 CLASSES = ["Archery", "Surfing"]
 

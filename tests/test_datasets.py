@@ -5,8 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from videossl_core import datasets, params, splits
-from videossl_core.datasets import DatasetError
+from videossl_core import params
+from videossl_core.data import datasets, splits
+from videossl_core.data.datasets import DatasetError
 
 UCF_LISTS = {
     "classInd.txt": "1 Archery\r\n2 Biking\r\n\r\n",

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from videossl_core import bench, datasets, estimate, params, rival
+from videossl_core import params
+from videossl_core.data import datasets
 from videossl_core.params import Params
+from videossl_core.tools import bench, estimate, rival
 
 
 def test_multiply_adds_of_a_training_step_by_hand():

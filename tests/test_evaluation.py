@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
-from videossl_core import codec, evaluation, params
-from videossl_core.frames import FrameStore, StoreSettings
+from videossl_core import evaluation, params
+from videossl_core.data import codec
+from videossl_core.data.frames import FrameStore, StoreSettings
 
 LENGTHS = {"a.mp4": 20, "b.mp4": 8, "c.mp4": 5}
 

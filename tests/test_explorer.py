@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from videossl_core import explorer, matrix, params, prepare, runs, training
-from videossl_core.explorer import Choice
+from videossl_core import params, prepare, runs, training
+from videossl_core.views import explorer, matrix
+from videossl_core.views.explorer import Choice
 
 TABLE = pd.DataFrame(
     [

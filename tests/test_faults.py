@@ -18,8 +18,9 @@ import pytest
 import workers
 from helpers import MOMENTS, TINY, same, without_times
 
-from videossl_core import files, frames, params, prepare, runs
-from videossl_core.frames import FrameStore, StoreSettings
+from videossl_core import params, prepare, runs
+from videossl_core.data import files, frames
+from videossl_core.data.frames import FrameStore, StoreSettings
 
 SETTINGS = StoreSettings(32, 90, 4)
 LONGER = {"steps": 12, "eval_every": 4, "log_every": 3}
@@ -217,7 +218,7 @@ def test_a_script_that_its_own_workers_run_again_is_told_so(tmp_path):
     """They would wait for the folder that the script which started them holds."""
     (tmp_path / "script.py").write_text(
         "from pathlib import Path\n"
-        "from videossl_core import files, pool\n"
+        "from videossl_core.data import files, pool\n"
         "with files.locked(Path('held')):\n"
         "    print(list(pool.each(abs, [1, 2], workers=1)))\n"
     )

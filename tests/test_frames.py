@@ -6,9 +6,10 @@ import av
 import numpy as np
 import pytest
 
-from videossl_core import codec, datasets, demo, files, frames, params, prepare, sampling, splits
-from videossl_core.codec import VideoError
-from videossl_core.frames import FrameStore, StoreSettings
+from videossl_core import params, prepare, sampling
+from videossl_core.data import codec, datasets, demo, files, frames, splits
+from videossl_core.data.codec import VideoError
+from videossl_core.data.frames import FrameStore, StoreSettings
 
 SETTINGS = StoreSettings(frame_size=64, jpeg_quality=95, teacher_stride=8)
 

@@ -9,7 +9,8 @@ import sys
 import pandas as pd
 import pytest
 
-from videossl_core import cell, grid, params, runs
+from videossl_core import params, runs
+from videossl_core.tools import cell, grid
 
 WORDS = ["dataset=tiny", "methods=supervised,sd", "fractions=50,30", "seeds=0,1"]
 

@@ -23,9 +23,8 @@ def lint(tmp_path):
     """Run ``make lint`` in a small copy of the project."""
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
-    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
-    (tmp_path / "videossl_core").mkdir()  # so that its imports count as the project's own
-    (tmp_path / "videossl_core/__init__.py").touch()
+    for name in ("notebooks", "videossl_core"):  # the latter so that its imports count as the project's own
+        shutil.copytree(ROOT / name, tmp_path / name)
 
     def run():
         command = ["make", "--old-file=.venv/ready", "lint", f"BIN={BIN}"]
@@ -57,11 +56,12 @@ def test_contributing_names_what_there_is():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     rows = re.findall(r"`(\w+)\.([A-Z]{4,})`", text)
     assert ("methods", "METHODS") in rows
+    there = modules()
     for module, table in rows:
-        assert isinstance(getattr(importlib.import_module(f"videossl_core.{module}"), table), dict | tuple)
-    for name in re.findall(r"`(\w+\.py)`", text):
-        folder = "tests" if name.startswith("test_") else "videossl_core"
-        assert (ROOT / folder / name).exists(), name
+        dotted = ".".join(there[module].relative_to(ROOT).with_suffix("").parts)
+        assert isinstance(getattr(importlib.import_module(dotted), table), dict | tuple)
+    for name in re.findall(r"`(\w+)\.py`", text):
+        assert (ROOT / "tests" / f"{name}.py").exists() if name.startswith("test_") else name in there, name
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").glob("*.py"))
     for name in re.findall(r"`(test_\w+)`", text):
         assert f"def {name}(" in tests, name
@@ -81,21 +81,28 @@ def test_citation():
     assert paper["url"].endswith("2003.00197")
 
 
+def modules() -> dict[str, Path]:
+    """By name, which is that of one module only, in whatever folder it is."""
+    found = list((ROOT / "videossl_core").rglob("[a-z]*.py"))
+    assert len({path.stem for path in found}) == len(found)
+    return {path.stem: path for path in found}
+
+
 def imported(path: Path) -> set[str]:
     """The modules of the project that a file imports when it is loaded, for type checkers left out."""
     loaded = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ImportFrom) and n.module]
-    whole = {a.name for n in loaded if n.module == "videossl_core" for a in n.names}
-    return whole | {n.module.split(".")[1] for n in loaded if n.module.startswith("videossl_core.")}
+    ours = [n for n in loaded if n.module.split(".")[0] == "videossl_core"]
+    return {part for n in ours for part in [n.module.split(".")[-1], *(a.name for a in n.names)]}
 
 
 def test_every_module_imports_only_from_those_named_before_it():
     text = (ROOT / "README.md").read_text().split("## How it is built")[1].split("One idea is one row")[0]
-    order = [
-        name
-        for line in re.findall(r"^\|.*\|(.*)\|$", text, re.M)[1:]
-        for name in re.findall(r"`(\w+)`", line)
-    ]
-    there = {path.stem: path for path in (ROOT / "videossl_core").glob("[a-z]*.py")}
+    order, there, folder = [], modules(), None
+    for first, names in re.findall(r"^\|([^|]*)\|.*\|(.*)\|$", text, re.M)[2:]:
+        folder = first.strip(" `") or folder
+        for name in re.findall(r"`(\w+)`", names):
+            assert there[name].parent == ROOT / folder, name
+            order.append(name)
     assert sorted(order) == sorted(there)
     for i, name in enumerate(order):
         assert imported(there[name]) & there.keys() <= set(order[:i]), name

@@ -13,8 +13,10 @@ import pytest
 import torch
 from test_notebooks import check_pictures, pictures, shown
 
-from videossl_core import charts, lesson, models, notebooks, params, runs
+from videossl_core import models, params, runs
 from videossl_core.params import ROOT
+from videossl_core.tools import notebooks
+from videossl_core.views import charts, lesson
 
 CLASSES = ["clock_rises", "clock_falls", "daisy_rises"]
 LOGITS = [[4.0, 0.0, 0.0], [9.0, 1.0, 0.0], [1.0, 0.5, 0.0], [0.0, 6.0, 1.0]]

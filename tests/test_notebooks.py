@@ -225,7 +225,7 @@ def test_notebooks_run_from_any_folder(project, tmp_path, monkeypatch):
 
 
 def test_the_demo_command_makes_a_page(project):
-    command = [sys.executable, "-m", "videossl_core.study", "demo", "--label-pct", "50", "--seed", "3"]
+    command = [sys.executable, "-m", "videossl_core.tools.study", "demo", "--label-pct", "50", "--seed", "3"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=600, env=os.environ)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"Supervised +[\d.]+ +[\d.]+\nVideoSSL +[\d.]+ +[\d.]+\ngain", done.stdout)

@@ -125,7 +125,7 @@ def test_a_copy_of_a_network_computes_with_its_own_weights():
 def half(tiny, monkeypatch):
     """Parameters of a small run for which bf16 is good enough, on a machine that is fast at it."""
     monkeypatch.setattr(precision, "_fastest", lambda device: "bf16")
-    size = {"width": 0.25, "batch_size": 8, "crop_size": 32}
+    size = {"width": 0.125, "batch_size": 8, "crop_size": 32}
     return lambda **given: tiny(**{"method": "mt_sd", "precision": "auto", "steps": 6} | size | given)
 
 

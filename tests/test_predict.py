@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 from helpers import TINY
 
-from videossl_core import classify, codec, evaluation, figures, params, prepare, runs, show, training
+from videossl_core import classify, evaluation, params, prepare, runs, training
+from videossl_core.data import codec
 from videossl_core.params import ParameterError
+from videossl_core.views import figures, show
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ from helpers import start
 from helpers import train as train_here
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from videossl_core import monitor, progress, runs, training
-from videossl_core.progress import Line, LiveTraining
+from videossl_core import monitor, runs, training
+from videossl_core.views import progress
+from videossl_core.views.progress import Line, LiveTraining
 
 ROW = {
     "step": 10, "lr": 0.05, "seconds": 3.0, "loss": 2.5, "loss_supervised": 1.5, "loss_distil": 1.0,
@@ -69,7 +70,7 @@ def notebook(tmp_path, code: str) -> nbformat.NotebookNode:
 
 MANY = """
 import pandas as pd
-from videossl_core import figures, progress
+from videossl_core.views import figures, progress
 figures.style()
 live = progress.LiveTraining()
 row = {"loss": 1.0, "loss_s": 1.0, "lr": 0.1, "clips_per_s": 10.0}
@@ -100,7 +101,7 @@ def test_a_long_training_leaves_a_small_notebook(tmp_path):
 
 
 def test_watched_by_whom(tmp_path):
-    done = notebook(tmp_path, "from videossl_core import progress\nprint(progress.watched())")
+    done = notebook(tmp_path, "from videossl_core.views import progress\nprint(progress.watched())")
     assert done.cells[0].outputs[0].text == "False\n"  # a person's JupyterLab: tests/test_browser.py
 
 

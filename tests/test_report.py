@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from videossl_core import notebooks, params, parts, report, runs, site, training
+from videossl_core import params, runs, training
+from videossl_core.tools import notebooks, parts, report, site
 
 VOID = {"img", "meta", "link", "br", "hr", "input", "source", "col", "wbr"}
 

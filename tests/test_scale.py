@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from helpers import TINY
 
-from videossl_core.frames import FrameStore, StoreSettings
+from videossl_core.data.frames import FrameStore, StoreSettings
 
 ENTRIES = 300_000
 

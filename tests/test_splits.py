@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videossl_core import datasets, params, splits
-from videossl_core.splits import SplitError
+from videossl_core import params
+from videossl_core.data import datasets, splits
+from videossl_core.data.splits import SplitError
 
 
 def index_of(sizes: list[int], root="."):

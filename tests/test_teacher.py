@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from videossl_core import demo, prepare, teacher
+from videossl_core import prepare, teacher
+from videossl_core.data import demo
 from videossl_core.teacher import Classifier, TeacherError
 
 

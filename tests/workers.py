@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from videossl_core import frames
+from videossl_core.data import frames
 
 DECODE = frames._try_video  # before any test puts something in its place
 

@@ -8,7 +8,7 @@ import argparse
 import yaml
 
 from videossl_core import params, training
-from videossl_core.progress import LiveTraining
+from videossl_core.views.progress import LiveTraining
 
 
 def main(words: list[str] | None = None) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from videossl_core import datasets, evaluation, files, prepare, runs, sampling, training
-from videossl_core.frames import FrameStore
+from videossl_core import evaluation, prepare, runs, sampling, training
+from videossl_core.data import datasets, files
+from videossl_core.data.frames import FrameStore
+from videossl_core.data.pool import quiet
 from videossl_core.params import ParameterError, Params
-from videossl_core.pool import quiet
 
 
 @dataclass(frozen=True)

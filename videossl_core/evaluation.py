@@ -8,10 +8,10 @@ import pandas as pd
 import torch
 from torch import nn
 
+from videossl_core.data.frames import FrameStore
+from videossl_core.data.pool import quiet
 from videossl_core.distributed import Ranks
-from videossl_core.frames import FrameStore
 from videossl_core.models import folded
-from videossl_core.pool import quiet
 from videossl_core.sampling import TestClips, ahead, loader
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from videossl_core import datasets, methods, models, splits, teacher
-from videossl_core.files import ROOT
+from videossl_core import methods, models, teacher
+from videossl_core.data import datasets, splits
+from videossl_core.data.files import ROOT
 
 # Parameters that say how a run is carried out, not what it computes: a resumed run may change them.
 BOOKKEEPING = {"resume", "overwrite", "device", "num_workers", "prep_workers", "outputs", "num_processes"}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from videossl_core import files
+from videossl_core.data import files
 from videossl_core.models import VideoNet
 
 if TYPE_CHECKING:

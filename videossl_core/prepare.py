@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from videossl_core import datasets, files, methods, splits, teacher
-from videossl_core.frames import FrameStore, StoreSettings
-from videossl_core.pool import quiet
+from videossl_core import methods, teacher
+from videossl_core.data import datasets, files, splits
+from videossl_core.data.frames import FrameStore, StoreSettings
+from videossl_core.data.pool import quiet
 
 if TYPE_CHECKING:
     from videossl_core.params import Params

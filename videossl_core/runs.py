@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from videossl_core import files, splits
+from videossl_core.data import files, splits
 
 if TYPE_CHECKING:
     from videossl_core.params import FigureParams, Params

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
-from videossl_core.frames import FrameStore
+from videossl_core.data.frames import FrameStore
 from videossl_core.methods import Method
 from videossl_core.teacher import Targets
 

@@ -12,9 +12,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from videossl_core import files
-from videossl_core.frames import FrameStore
-from videossl_core.pool import quiet
+from videossl_core.data import files
+from videossl_core.data.frames import FrameStore
+from videossl_core.data.pool import quiet
 
 if TYPE_CHECKING:
     from videossl_core.params import Params

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from videossl_core import distributed, evaluation, files, methods, models, monitor, precision, runs
+from videossl_core import distributed, evaluation, methods, models, monitor, precision, runs
+from videossl_core.data import files
+from videossl_core.data.pool import quiet
 from videossl_core.monitor import Window
-from videossl_core.pool import quiet
 from videossl_core.prepare import device, draw, prepare
 from videossl_core.sampling import Batches, ahead, loader
 from videossl_core.teacher import IMAGENET_CLASSES

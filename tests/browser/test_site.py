@@ -1,6 +1,6 @@
 """The report in a browser, from the disk."""
 
-from videossl_core import report
+from videossl_core.tools import report
 
 
 def test_every_page(window, study):

@@ -14,10 +14,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from videossl_core import figures, losses, methods
-from videossl_core.lesson import Clips
+from videossl_core import losses, methods
 from videossl_core.params import Params
 from videossl_core.teacher import IMAGENET_CLASSES
+from videossl_core.views import figures
+from videossl_core.views.lesson import Clips
 
 BLUE, ORANGE, RED, GREY = "#0072b2", "#e69f00", "#d55e00", "#bbbbbb"
 

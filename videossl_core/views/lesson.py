@@ -14,9 +14,11 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from videossl_core import files, runs, show, training
+from videossl_core import runs, training
+from videossl_core.data import files
 from videossl_core.params import Params
 from videossl_core.prepare import Data, device
+from videossl_core.views import show
 
 # ---- Clips, and what a network says of them
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from videossl_core import files
+from videossl_core.data import files
 
 MAX_SIDE, MAX_FRAMES = 8192, 100_000
 """Larger videos are rejected: a damaged header can claim any size, and a clip needs no hour of video."""

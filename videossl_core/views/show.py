@@ -17,9 +17,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from videossl_core import codec, figures, frames, sampling
-from videossl_core.progress import LiveTraining, progress
+from videossl_core import sampling
+from videossl_core.data import codec, frames
 from videossl_core.teacher import IMAGENET_CLASSES
+from videossl_core.views import figures
+from videossl_core.views.progress import LiveTraining, progress
 
 if TYPE_CHECKING:
     from videossl_core.classify import Answers

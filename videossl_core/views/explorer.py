@@ -12,8 +12,9 @@ import ipywidgets
 import pandas as pd
 from IPython.display import HTML, display
 
-from videossl_core import figures, matrix, runs, show
-from videossl_core.progress import watched
+from videossl_core import runs
+from videossl_core.views import figures, matrix, show
+from videossl_core.views.progress import watched
 
 if TYPE_CHECKING:
     from videossl_core.params import FigureParams

@@ -5,9 +5,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from videossl_core import figures
 from videossl_core.methods import METHODS
 from videossl_core.params import ROOT
+from videossl_core.views import figures
 
 
 @figures.at_column_width

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from videossl_core import codec, datasets, methods, models
+from videossl_core import methods, models
+from videossl_core.data import codec, datasets
 from videossl_core.params import ROOT
 from videossl_core.teacher import IMAGENET_CLASSES
 

@@ -2,8 +2,10 @@
 
 import pandas as pd
 
-from videossl_core import figures, frames, paper, runs, show
-from videossl_core.site import Media, table
+from videossl_core import runs
+from videossl_core.data import frames
+from videossl_core.tools.site import Media, table
+from videossl_core.views import figures, paper, show
 
 _FILMS = 6
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 """The project folder; every relative path in a parameter is resolved from here, whatever the kernel's working
 directory (papermill starts it in the caller's folder, JupyterLab in the notebook's)."""
 _PARTIAL = ".partial-"

@@ -11,7 +11,7 @@ import io
 from collections import Counter
 from pathlib import Path
 
-from videossl_core import files
+from videossl_core.data import files
 
 COLUMNS = ["video", "label", "split"]
 

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from videossl_core import runs as folders
-from videossl_core.files import ROOT
+from videossl_core.data.files import ROOT
 from videossl_core.methods import METHODS
 
 PUBLISHED = ROOT / "outputs" / "reference"

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from videossl_core import codec, files
-from videossl_core.pool import each, quiet
+from videossl_core.data import codec, files
+from videossl_core.data.pool import each, quiet
 
 SIDE, FRAMES, FPS = 144, 32, 25
 _S = 256  # the drawings' own canvas

@@ -10,10 +10,11 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from videossl_core import estimate, methods, params
-from videossl_core.cell import parse
+from videossl_core import methods, params
+from videossl_core.data.files import ROOT
 from videossl_core.fields import nearest
-from videossl_core.files import ROOT
+from videossl_core.tools import estimate
+from videossl_core.tools.cell import parse
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from videossl_core import demo, labels
-from videossl_core.files import read_text
-from videossl_core.pool import quiet
+from videossl_core.data import demo, labels
+from videossl_core.data.files import read_text
+from videossl_core.data.pool import quiet
 
 if TYPE_CHECKING:
     from videossl_core.params import Params

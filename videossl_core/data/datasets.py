@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from videossl_core.pool import quiet
-from videossl_core.sources import SOURCES, DatasetError, alphabetical, open_root, videos_below
+from videossl_core.data.pool import quiet
+from videossl_core.data.sources import SOURCES, DatasetError, alphabetical, open_root, videos_below
 
 if TYPE_CHECKING:
     from videossl_core.params import Params

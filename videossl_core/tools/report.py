@@ -1,7 +1,7 @@
 """Finished runs and executed notebooks as a static site that opens from the disk.
 
-``python -m videossl_core.report`` is what ``make report`` calls. Everything is read from the runs' files; no
-video is decoded and no network asked.
+``python -m videossl_core.tools.report`` is what ``make report`` calls. Everything is read from the runs'
+files; no video is decoded and no network asked.
 """
 
 import argparse
@@ -11,8 +11,11 @@ from pathlib import Path
 import pandas as pd
 from markupsafe import Markup
 
-from videossl_core import figures, files, notebooks, params, parts, runs
-from videossl_core.site import Media, Site, link, table
+from videossl_core import params, runs
+from videossl_core.data import files
+from videossl_core.tools import notebooks, parts
+from videossl_core.tools.site import Media, Site, link, table
+from videossl_core.views import figures
 
 
 def build(outputs: Path, dataset: str | None = None) -> Site:
@@ -216,7 +219,7 @@ def _run_page(site: Site, mine: pd.DataFrame, row) -> None:
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m videossl_core.report", description=__doc__.splitlines()[0]
+        prog="python -m videossl_core.tools.report", description=__doc__.splitlines()[0]
     )
     parser.add_argument("dataset", nargs="?", help="only this data set; otherwise all with finished runs")
     parser.add_argument("--outputs", type=Path, default=params.ROOT / "outputs", help="where the runs are")

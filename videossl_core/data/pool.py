@@ -10,7 +10,7 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
-from videossl_core import files
+from videossl_core.data import files
 
 
 class Lost(RuntimeError):

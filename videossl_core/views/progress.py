@@ -12,8 +12,8 @@ import pandas as pd
 from IPython import get_ipython
 from IPython.display import HTML, display
 
-from videossl_core import figures
 from videossl_core.runs import METRICS
+from videossl_core.views import figures
 
 
 def watched() -> bool:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from videossl_core import files
-from videossl_core.datasets import Index
+from videossl_core.data import files
+from videossl_core.data.datasets import Index
 
 if TYPE_CHECKING:
     from videossl_core.params import Params

@@ -13,8 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from videossl_core import figures, files, frames, show
+from videossl_core.data import files, frames
 from videossl_core.params import ROOT
+from videossl_core.views import figures, show
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _STYLE = "style.css"
@@ -130,7 +131,8 @@ class Site:
 
 def _code() -> str:
     """Of everything that decides how a page looks, besides the runs."""
-    sources = [*Path(__file__).parent.glob("*.py"), *_TEMPLATES.iterdir(), ROOT / "params/paper_results.csv"]
+    code = (ROOT / "videossl_core").rglob("*.py")
+    sources = [*code, *_TEMPLATES.iterdir(), ROOT / "params/paper_results.csv"]
     return files.sha256("".join(files.sha256_of(path) for path in sorted(sources)).encode())
 
 

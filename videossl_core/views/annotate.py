@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import traitlets
 
-from videossl_core import codec, datasets, demo, evaluation, labels, prepare, runs, splits, teacher, training
+from videossl_core import evaluation, prepare, runs, teacher, training
+from videossl_core.data import codec, datasets, demo, labels, splits
+from videossl_core.data.pool import quiet
 from videossl_core.params import ParameterError, Params
-from videossl_core.pool import quiet
 
 KEYS = "123456789" + "".join(c for c in string.ascii_lowercase if c not in "su")
 """Keys of the classes in their order; s skips and u undoes."""

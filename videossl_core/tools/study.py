@@ -1,7 +1,7 @@
 """A study of one data set from nothing to its report: what ``make demo`` calls.
 
-``python -m videossl_core.study demo --seed 0`` runs the notebooks in order, prints what came out, and builds
-the report.
+``python -m videossl_core.tools.study demo --seed 0`` runs the notebooks in order, prints what came out, and
+builds the report.
 """
 
 import argparse
@@ -11,9 +11,10 @@ from pathlib import Path
 import pandas as pd
 from papermill.exceptions import PapermillExecutionError
 
-from videossl_core import params, report, runs
-from videossl_core.cell import execute
+from videossl_core import params, runs
 from videossl_core.methods import METHODS
+from videossl_core.tools import report
+from videossl_core.tools.cell import execute
 
 COMPARED = ("supervised", "videossl")
 
@@ -44,7 +45,7 @@ def result_table(p: params.Params) -> pd.DataFrame:
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m videossl_core.study", description=__doc__.splitlines()[0]
+        prog="python -m videossl_core.tools.study", description=__doc__.splitlines()[0]
     )
     parser.add_argument("dataset", help="a file params/<dataset>.yaml")
     parser.add_argument("--label-pct", type=float, default=10)

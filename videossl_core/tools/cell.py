@@ -16,7 +16,7 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
-from videossl_core.files import ROOT
+from videossl_core.data.files import ROOT
 
 
 def execute(notebook: str, target: Path, **given) -> Path:
@@ -69,7 +69,7 @@ def one_gpu(folder: Path) -> Iterator[None]:
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m videossl_core.cell", description="Run one notebook of a grid."
+        prog="python -m videossl_core.tools.cell", description="Run one notebook of a grid."
     )
     parser.add_argument("notebook", choices=[path.stem for path in (ROOT / "notebooks").glob("*.ipynb")])
     parser.add_argument("target", type=Path, help="the executed notebook")

@@ -17,23 +17,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from videossl_core import (
-    codec,
-    estimate,
-    evaluation,
-    figures,
-    files,
-    precision,
-    prepare,
-    rival,
-    runs,
-    training,
-)
+from videossl_core import evaluation, precision, prepare, runs, training
+from videossl_core.data import codec, files
+from videossl_core.data.frames import FrameStore, StoreSettings
 from videossl_core.distributed import Ranks
-from videossl_core.frames import FrameStore, StoreSettings
 from videossl_core.params import ROOT, Params
 from videossl_core.sampling import Batches, ahead, loader, read_clip
 from videossl_core.teacher import Classifier
+from videossl_core.tools import estimate, rival
+from videossl_core.views import figures
 
 WHAT = {
     "limit_share": "training loop's multiply-adds, of the machine's matrix product in the same format",
@@ -224,7 +216,7 @@ def draw(result: dict):
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m videossl_core.bench", description=__doc__.splitlines()[0]
+        prog="python -m videossl_core.tools.bench", description=__doc__.splitlines()[0]
     )
     parser.add_argument(
         "--root", type=Path, help="folder of class folders below train/ and test/, real videos"

@@ -18,8 +18,8 @@ import pandas as pd
 import simplejpeg
 from PIL import Image
 
-from videossl_core import codec, files, pool
-from videossl_core.pool import quiet
+from videossl_core.data import codec, files, pool
+from videossl_core.data.pool import quiet
 
 TEACHER_SIDE = 224
 """Side of the teacher's frames: the short side of the video is resized to 256, the centre is cropped."""

@@ -10,7 +10,8 @@ import torchvision
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from videossl_core import codec, demo, models
+from videossl_core import models
+from videossl_core.data import codec, demo
 
 if TYPE_CHECKING:
     from videossl_core import prepare
