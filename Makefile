@@ -27,7 +27,7 @@ demo: .venv/ready  ## train, evaluate and explain VideoSSL on rendered videos (S
 report: .venv/ready  ## finished runs and executed notebooks as pages that open from the disk (DATASET=)
 	$(BIN)/python -m videossl_core.tools.report $(if $(filter command line environment,$(origin DATASET)),$(DATASET))
 
-lab: .venv/ready  ## JupyterLab on the tour, for this machine only and with its token on (ARGS=--port=9000)
+lab: .venv/ready  ## JupyterLab on the tour, for this machine only (ARGS=--port=9000)
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/tour.ipynb --ServerApp.ip=127.0.0.1 $(ARGS)
 
 test: lint  ## all tests, each notebook executed (WORKERS=2 at a time)
@@ -36,7 +36,7 @@ test: lint  ## all tests, each notebook executed (WORKERS=2 at a time)
 test-browser: .venv/ready  ## each notebook run in JupyterLab by a real Chromium (CHROMIUM=<path>)
 	$(BIN)/python -m pytest tests/browser
 
-proofs: .venv/ready  ## what the README's reliability table claims, each fault 25 times
+proofs: .venv/ready  ## kill, starve and crowd it, random faults 25 times: the README's reliability table
 	$(BIN)/python -m pytest tests/test_faults.py --times 25
 
 fuzz: .venv/ready  ## thousands of broken videos, lists, parameter files and caches

@@ -102,7 +102,7 @@ def test_a_long_training_leaves_a_small_notebook(tmp_path):
 
 def test_watched_by_whom(tmp_path):
     done = notebook(tmp_path, "from videossl_core.views import progress\nprint(progress.watched())")
-    assert done.cells[0].outputs[0].text == "False\n"  # a person's JupyterLab: tests/test_browser.py
+    assert done.cells[0].outputs[0].text == "False\n"  # a person's JupyterLab: tests/browser
 
 
 def test_processes_report_while_they_work(tiny, capsys):
