@@ -1,6 +1,7 @@
 """Intervals against classical ones and by simulation; claims and pairs on runs whose truth is known."""
 
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -12,43 +13,60 @@ from videossl_core.views import compare, paper
 CLASSES = ["Archery", "Surfing"]
 
 
-def test_one_pair_and_unrelated_videos_give_students_interval_over_videos():
+def test_seeds_that_agree_and_unrelated_videos_give_students_variance_over_videos():
     values = np.random.default_rng(0).choice([-1.0, 0, 0, 1], 60)
-    mean, low, high = compare.interval(values[None], np.arange(60))
-    truth = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert (mean, low, high) == pytest.approx((values.mean(), truth.low, truth.high))
+    mean, low, high = compare.interval(np.tile(values, (61, 1)), np.arange(60), np.arange(61))
+    truth = stats.ttest_1samp(values, 0).confidence_interval(0.95)  # 59 degrees of freedom
+    assert (mean, low, high) == pytest.approx((values.mean(), truth.low, truth.high), rel=0.02)
 
 
-def test_pairs_that_differ_alike_on_all_videos_give_students_interval_over_pairs():
-    seeds = np.array([1.0, 4.0, 6.0])
-    mean, low, high = compare.interval(np.repeat(seeds[:, None], 50, 1), np.arange(50))
-    truth = stats.ttest_1samp(seeds, 0).confidence_interval(0.95)
-    assert (mean, low, high) == pytest.approx((11 / 3, truth.low, truth.high))
+def test_seeds_that_differ_alike_on_all_videos_give_students_interval_over_seeds():
+    points = np.array([1.0, 4.0, 6.0])
+    truth = stats.ttest_1samp(points, 0).confidence_interval(0.95)
+    alone = compare.interval(np.repeat(points[:, None], 50, 1), np.arange(50), np.arange(3))
+    assert alone == pytest.approx((11 / 3, truth.low, truth.high))
+    fractions = np.repeat(np.repeat(points, 4)[:, None], 50, 1)  # four label fractions a seed tell no more
+    assert compare.interval(fractions, np.arange(50), np.repeat(range(3), 4)) == pytest.approx(alone)
 
 
 def test_videos_of_one_source_count_as_one():
-    values = np.random.default_rng(0).choice([-1.0, 0, 1], 40)
-    alone = compare.interval(values[None], np.arange(40))
-    copied = compare.interval(np.repeat(values, 5)[None], np.repeat(np.arange(40), 5))
+    values, seeds = np.random.default_rng(0).choice([-1.0, 0, 1], (2, 40)), np.arange(2)
+    alone = compare.interval(values, np.arange(40), seeds)
+    copied = compare.interval(np.repeat(values, 5, 1), np.repeat(np.arange(40), 5), seeds)
     assert copied == pytest.approx(alone)
 
 
 def test_a_pair_that_was_not_tested_on_a_video_says_nothing_of_it():
     values = np.array([[1.0, 0, 1, np.nan], [np.nan, 1, 0, 1]])
-    assert compare.interval(values, np.arange(4))[0] == pytest.approx(4 / 6)
+    assert compare.interval(values, np.arange(4), np.arange(2))[0] == pytest.approx(4 / 6)
 
 
-@pytest.mark.parametrize(
-    ("pairs", "by_pair", "by_source"), [(3, 3, 8), (3, 0, 8), (9, 3, 0), (9, 3, 8), (1, 0, 8)]
-)
-def test_the_interval_covers_the_truth_as_often_as_it_says(pairs, by_pair, by_source):
-    rng, sources = np.random.default_rng(1), np.repeat(np.arange(42), 5)
+def test_one_seed_or_one_source_has_no_interval():
+    values = np.array([[1.0, 0, 1, 1], [0, 1, 0, 1]])
+    for sources, seeds in ((np.arange(4), [7, 7]), (np.zeros(4), [0, 1])):
+        mean, *ends = compare.interval(values, sources, np.array(seeds))
+        assert mean == 5 / 8
+        assert np.isnan(ends).all()
+    assert str(compare.Difference(8.88, np.nan, np.nan, pairs=2, seeds=1)) == "+8.9 (one seed)"
+
+
+@pytest.mark.parametrize("by_source", [0, 8])
+@pytest.mark.parametrize("by_pair", [0, 3])
+@pytest.mark.parametrize("by_seed", [0, 3])
+@pytest.mark.parametrize("seeds", [[0, 1, 2], [*range(3)] * 6, [0] * 7 + [1, 2]], ids=["3", "18", "9"])
+def test_the_interval_covers_the_truth_as_often_as_it_says(seeds, by_seed, by_pair, by_source):
+    """Also where runs of one seed have more in common than those of two, and one seed has most of them."""
+    rng, sources, seeds = np.random.default_rng(1), np.repeat(np.arange(42), 5), np.array(seeds)
     covered = []
-    for _ in range(400):
-        values = 2 + by_pair * rng.standard_normal((pairs, 1)) + by_source * rng.standard_normal(42)[sources]
-        _, low, high = compare.interval(values + 30 * rng.standard_normal((pairs, 210)), sources)
+    for _ in range(300):
+        values = by_seed * rng.standard_normal(3)[seeds, None] + by_pair * rng.standard_normal(
+            (len(seeds), 1)
+        )
+        values = 2 + values + by_source * rng.standard_normal(42)[sources]
+        values = values + 30 * rng.standard_normal((len(seeds), 210))
+        _, low, high = compare.interval(values, sources, seeds)
         covered.append(low <= 2 <= high)
-    assert np.mean(covered) > 0.92
+    assert np.mean(covered) > 0.9
 
 
 @pytest.mark.parametrize(
@@ -73,6 +91,7 @@ def made_up(
     rows, said = [], {"class_name": truth}
     for (method, variant), pct, seed in itertools.product(share, fractions, seeds):
         row = {"method": method, "variant": variant, "split": 1, "label_pct": pct, "seed": seed}
+        row |= {"split_sha256": f"{variant if variant == 'uniform' else ''} {pct} {seed}", "steps": 750}
         rows.append(row | {"video_top1": 100 * share[method, variant]})
         right = rng.random(videos) < share[method, variant]
         name = f"{method}{'@' + variant if variant else ''}/{pct:g}/seed{seed}"
@@ -86,23 +105,52 @@ def test_claims_are_judged_by_their_intervals():
     says = claims.here.rename(lambda text: text.split(": ")[-1])
     assert says["SD over supervised"] == "holds"
     assert says["VideoSSL over SD"] == "not shown"
-    assert says["PL over supervised"] == "it is worse"
+    assert says["the first of these less the second"] == "holds"
+    assert says["PL over supervised"] == "holds: it is worse"
+    assert says["VideoSSL over PL"] == "holds"
     assert says["VideoSSL over MT with distillation"] == "contradicted"
+    assert says["VideoSSL over S4L"] == "not run"
     assert claims["points (95 %)"].iloc[0].points == pytest.approx(30, abs=4)
-    assert claims.pairs.iloc[0] == 6  # two fractions, three seeds
-    assert claims.loc["VideoSSL over S4L", "points (95 %)"] == "not run"
+    assert claims["points (95 %)"].iloc[2].points == pytest.approx(30, abs=6)
+    assert (claims.pairs.iloc[0], claims.seeds.iloc[0]) == (6, 3)  # two fractions
+    assert claims.loc["VideoSSL over S4L", "points (95 %)"] == "–"
     classes = claims.filter(like="Most classes", axis=0).iloc[0]
     assert classes["points (95 %)"] == "2 of 2 classes gain, 2 of them beyond their interval"
+    assert classes.here == "holds"
+    same = compare.claims(made_up({("supervised", ""): 0.5, ("videossl", ""): 0.51}))
+    assert same.here.iloc[-1] == "not shown"  # a class more or less is chance
+
+
+def test_one_seed_shows_nothing():
+    claims = compare.claims(made_up({("supervised", ""): 0.3, ("sd", ""): 0.9}, seeds=[0]))
+    first = claims.iloc[0]
+    assert re.fullmatch(r"\+\d\d\.\d \(one seed\)", str(first["points (95 %)"]))
+    assert first.here == "not shown"
+    figure = paper.intervals(
+        made_up({("supervised", ""): 0.3, ("sd", ""): 0.9}, seeds=[0]).gains()["1 %"], "x"
+    )
+    assert "(one seed)" in figure.alt
+
+
+def test_other_labels_or_lengths_make_no_pair():
+    made = made_up({("supervised", ""): 0.5, ("sd", ""): 0.8, ("videossl", ""): 0.8})
+    made.results.loc[made.results.method == "sd", "steps"] = 600
+    mine = (made.results.method == "videossl") & (made.results.seed == 0)
+    made.results.loc[mine, "split_sha256"] = "another draw"
+    assert made.pairs("sd", "supervised").empty
+    assert len(made.pairs("videossl", "supervised")) == 4
 
 
 def test_the_gain_that_shrinks_is_taken_seed_by_seed():
     made = made_up({("supervised", ""): 0.5, ("videossl", ""): 0.8})
     few = made.right.columns[made.right.columns.str.startswith("videossl/1/")]
     made.right[few] = 1.0  # all right at the fewest labels
-    shrinks = compare.claims(made).set_index("claim").filter(like="shrinks", axis=0).iloc[0]
+    shrinks = compare.claims(made).set_index("claim").filter(like="at 1 % less at 10 %", axis=0).iloc[0]
     assert shrinks.here == "holds"
     assert shrinks.pairs == 3
     assert shrinks["points (95 %)"].points == pytest.approx(20, abs=5)
+    papers = made_up({("supervised", ""): 0.5, ("videossl", ""): 0.8}, fractions=(1, 5, 10, 50))
+    assert papers.ends() == (5, 50)
 
 
 def test_variants_are_paired_with_the_run_they_change():
@@ -110,16 +158,22 @@ def test_variants_are_paired_with_the_run_they_change():
         ("supervised", ""): 0.5,
         ("videossl", ""): 0.7,
         ("videossl", "T1"): 0.9,
+        ("supervised", "uniform"): 0.2,
+        ("videossl", "uniform"): 0.6,
         ("supervised", "authors"): 0.1,
     }
     made = made_up(share)
     table = made.variants()
-    assert list(table.index) == ["T1"]  # another method's variants are not VideoSSL's
+    assert list(table.index) == ["T1", "uniform"]  # another method's variants are not VideoSSL's
     assert table.seeds["T1"] == 3
     assert table["against VideoSSL"]["T1"].points == pytest.approx(20, abs=4)
     assert table["against supervised"]["T1"].points == pytest.approx(40, abs=4)
-    assert len(made.pairs("videossl", "supervised")) == 6  # T1 has no supervised run beside it
-    assert set(made.gains().columns) == {"1 %", "10 %", "all"}
+    assert table["against VideoSSL"]["uniform"].points == pytest.approx(-10, abs=5)
+    assert table["against supervised"]["uniform"].points == pytest.approx(40, abs=5)  # with the same labels
+    assert len(made.pairs("videossl", "supervised")) == 12  # T1 has no supervised run beside it
+    gains = made.gains()
+    assert list(gains.columns) == ["1 %", "10 %"]
+    assert gains.loc["VideoSSL", "10 %"].pairs == 3  # variants are not in it
 
 
 def test_published_runs_stand_in_for_those_that_are_not_here(tmp_path, monkeypatch):
@@ -157,8 +211,8 @@ def test_what_is_published_of_six_classes():
     for row in results.itertuples():
         assert 100 * runs.right[compare.run_name(row)].mean() == pytest.approx(row.video_top1, abs=0.006)
     assert results.duplicated(["method", "variant", "label_pct", "seed"]).sum() == 0
-    alike = results[results.variant.isin(["", "T1"])].groupby(["label_pct", "seed"]).split_sha256.nunique()
-    assert (alike == 1).all()  # the same labels for every method
+    drawn = ["split", "label_draw", "label_pct", "seed"]
+    assert (results.groupby(drawn).split_sha256.nunique() == 1).all()  # the same labels for every method
 
 
 def test_figure_6_names_the_five_best_of_many_classes():

@@ -6,6 +6,7 @@ test videos, and videos cut from one source are alike; an interval that forgets 
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -20,21 +21,24 @@ from videossl_core.methods import METHODS
 
 PUBLISHED = ROOT / "outputs" / "reference"
 
-KEY = ["split", "label_pct", "seed", "variant"]
-"""What the runs of two methods share that are compared."""
+KEY = ["split", "label_pct", "seed", "variant", "split_sha256", "steps"]
+"""What two runs share that are compared: labels, first weights, length, and whatever else was changed."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean difference in points of video_top1, with a 95 % interval, over pairs of runs and test videos."""
+    """Mean difference in points of video_top1 over pairs of runs and test videos, with a 95 % interval; the
+    ends are NaN where one seed, or one source of videos, cannot tell how far another would differ."""
 
     points: float
     low: float
     high: float
     pairs: int
-    videos: int
+    seeds: int
 
     def __str__(self) -> str:
+        if np.isnan(self.low):
+            return f"{self.points:+.1f} ({'one seed' if self.seeds == 1 else 'one source'})"
         return f"{self.points:+.1f} ({self.low:+.1f} to {self.high:+.1f})"
 
 
@@ -45,30 +49,35 @@ def source_of(video: str) -> str:
     return found[1] if found else video
 
 
-def interval(values: np.ndarray, sources: np.ndarray) -> tuple[float, float, float]:
+def interval(values: np.ndarray, sources: np.ndarray, seeds: np.ndarray) -> tuple[float, float, float]:
     """Mean of a table of differences (pairs, videos) and a 95 % interval that holds for other seeds and other
     videos; NaN where a pair was not tested on a video.
 
-    The variance of the mean is clustered both ways (Cameron, Gelbach and Miller, 2011): by pairs of runs,
-    plus by sources, less by both at once, and never less than by one alone; Student's t has the degrees of
-    freedom of the scarcer. With one pair it speaks of these two networks only.
+    The variance of the mean is clustered both ways (Cameron, Gelbach and Miller, 2011): by seeds, for runs of
+    one seed share their first weights, and its draws of few labels are parts of those of more; plus by
+    sources, less by both at once, and never less than by one alone. Student's t has the degrees of freedom of
+    the scarcer, so that the interval is rather too wide than too narrow.
+
+    Args:
+        sources: of each video, what it was cut from.
+        seeds: of each pair; without two different ones, or two sources, the interval is NaN.
     """
     there = ~np.isnan(values)
     mean = values[there].mean()
-    off = np.where(there, values - mean, 0.0)
-    ids = np.unique(sources, return_inverse=True)[1]
-    cells = np.stack([np.bincount(ids, row) for row in off])  # (pairs, sources)
-    used = np.stack([np.bincount(ids, row) for row in there]) > 0
+    column = np.unique(sources, return_inverse=True)[1]
+    row = np.unique(seeds, return_inverse=True)[1]
+    cells, used = (np.zeros((row.max() + 1, column.max() + 1)) for _ in range(2))  # (seeds, sources)
+    np.add.at(cells, (row[:, None], column), np.where(there, values - mean, 0.0))
+    np.add.at(used, (row[:, None], column), there)
+    scarcer = min(len(cells), (used.sum(0) > 0).sum())
+    if scarcer < 2:
+        return float(mean), np.nan, np.nan
 
     def variance(sums: np.ndarray) -> float:
-        n = len(sums)
-        return float((sums**2).sum()) * n / (n - 1) / there.sum() ** 2 if n > 1 else 0.0
+        return float((sums**2).sum()) * len(sums) / (len(sums) - 1) / there.sum() ** 2
 
-    by_pair, by_source = variance(cells.sum(1)), variance(cells.sum(0)[used.any(0)])
-    both = (
-        max(by_pair + by_source - variance(cells[used]), by_pair, by_source) if len(values) > 1 else by_source
-    )
-    scarcer = min(len(values) if len(values) > 1 else np.inf, used.any(0).sum())
+    by_seed, by_source = variance(cells.sum(1)), variance(cells.sum(0)[used.sum(0) > 0])
+    both = max(by_seed + by_source - variance(cells[used > 0]), by_seed, by_source)
     half = stats.t.ppf(0.975, scarcer - 1) * np.sqrt(both)
     return float(mean), float(mean - half), float(mean + half)
 
@@ -89,47 +98,64 @@ class Runs:
         self.right = said.eq(answers.class_name, axis=0).where(said.notna()).astype(float)
         self.sources = np.array([source_of(video) for video in answers.index])
 
-    def of(self, method: str, pct: float | None = None, variant: str | None = None) -> pd.DataFrame:
-        """(runs, videos) right or wrong of one method's runs, by KEY; of one variant, by the rest of it."""
+    def of(
+        self, method: str, pct: float | None = None, variant: str | None = None, by: Sequence[str] = KEY
+    ) -> pd.DataFrame:
+        """(runs, videos) right or wrong of one method's runs, by some of their columns."""
         rows = self.results[self.results.method == method]
         if pct is not None:
             rows = rows[rows.label_pct == pct]
         if variant is not None:
             rows = rows[rows.variant == variant]
         right = self.right[[run_name(row) for row in rows.itertuples()]].T
-        right.index = pd.MultiIndex.from_frame(rows[KEY])
-        return right if variant is None else right.droplevel("variant")
+        right.index = pd.MultiIndex.from_frame(rows[list(by)])
+        return right
 
-    def pairs(self, ours: str, against: str, pct: float | None = None) -> pd.DataFrame:
+    def pairs(
+        self, ours: str, against: str, pct: float | None = None, variant: str | None = None
+    ) -> pd.DataFrame:
         """(pairs, videos) of 1, 0 and -1: right minus right, of two methods' runs that share KEY."""
-        return paired(self.of(ours, pct), self.of(against, pct))
+        return paired(self.of(ours, pct, variant), self.of(against, pct, variant))
 
     def difference(self, values: pd.DataFrame) -> Difference | None:
         """In points, of a table of pairs; None if there is no pair."""
         if values.empty:
             return None
-        found = interval(100 * values.to_numpy(), self.sources)
-        return Difference(*found, len(values), int(values.notna().any().sum()))
+        seeds = values.index.get_level_values("seed").to_numpy()
+        found = interval(100 * values.to_numpy(), self.sources, seeds)
+        return Difference(*found, len(values), len(np.unique(seeds)))
 
     def gains(self, baseline: str = "supervised") -> pd.DataFrame:
-        """Of every method over the baseline, at each label fraction and over all."""
+        """Of every method over the baseline, at each label fraction; variants do not count."""
         rows: dict[str, dict] = {}
+        fractions = sorted(self.results.label_pct.unique())
         for method in METHODS:
-            for pct in [*sorted(self.results.label_pct.unique()), None]:
-                found = self.difference(self.pairs(method, baseline, pct))
+            for pct in fractions:
+                found = self.difference(self.pairs(method, baseline, pct, variant=""))
                 if method != baseline and found:
-                    rows.setdefault(METHODS[method].title, {})["all" if pct is None else f"{pct:g} %"] = found
-        return pd.DataFrame(rows).T
+                    rows.setdefault(METHODS[method].title, {})[f"{pct:g} %"] = found
+        return pd.DataFrame(rows, index=[f"{pct:g} %" for pct in fractions]).T.dropna(axis=1, how="all")
+
+    def ends(self) -> tuple[float, float]:
+        """The label fractions between which the paper sees gains shrink (4.2.2), or else the least and the
+        most that are here."""
+        there = set(self.pairs("videossl", "supervised", variant="").index.get_level_values("label_pct"))
+        return (5, 50) if not there or {5, 50} <= there else (min(there), max(there))
 
     def variants(self, of: str = "videossl", pct: float = 10) -> pd.DataFrame:
-        """How a method with other parameters differs from itself and from the supervised network, with the
-        same seeds."""
-        rows = []
+        """How a method with other parameters differs, with the same seeds and test videos, from itself, and
+        from the supervised network: that of the variant where it has one, with the same labels then."""
+        rows, by = [], ["split", "seed"]
         for variant in self.results.variant[self.results.method == of].unique():
-            ours = self.of(of, pct, variant)
+            ours = self.of(of, pct, variant, by)
             if variant and len(ours):
-                others = [self.difference(paired(ours, self.of(m, pct, ""))) for m in (of, "supervised")]
-                rows.append((variant, len(ours), round(100 * np.nanmean(ours), 1), *others))
+                baseline = self.of("supervised", pct, variant, by)
+                if baseline.empty:
+                    baseline = self.of("supervised", pct, "", by)
+                others = [self.difference(paired(ours, m)) for m in (self.of(of, pct, "", by), baseline)]
+                rows.append(
+                    (variant, len(ours), round(100 * np.nanmean(ours), 1), *(o or "–" for o in others))
+                )
         names = ["variant", "seeds", "video_top1", f"against {METHODS[of].title}", "against supervised"]
         return pd.DataFrame(rows, columns=names).set_index("variant")
 
@@ -185,68 +211,79 @@ def _over(ours: str, against: str):
     return lambda runs: runs.pairs(ours, against)
 
 
+def _main(runs: Runs) -> pd.DataFrame:
+    """What distillation gains over nothing, less what pseudo-labels gain over distillation."""
+    return paired(runs.pairs("sd", "supervised"), runs.pairs("videossl", "sd"))
+
+
 def _shrinks(runs: Runs) -> pd.DataFrame:
-    """Gain of VideoSSL at the smallest label fraction less that at the largest, seed by seed."""
-    pct = runs.pairs("videossl", "supervised").index.get_level_values("label_pct")
+    """Gain of VideoSSL with few labels less that with many, seed by seed."""
     few, many = (
-        runs.pairs("videossl", "supervised", end).droplevel("label_pct") for end in (pct.min(), pct.max())
+        runs.pairs("videossl", "supervised", end).droplevel(["label_pct", "split_sha256"])
+        for end in runs.ends()
     )
-    return paired(few, many) if pct.nunique() > 1 else few.head(0)
+    return paired(few, many) if len(set(runs.ends())) > 1 else few.head(0)
 
 
 def _worth(runs: Runs) -> pd.DataFrame:
     """VideoSSL at 10 % against the supervised network at 100 % of the labels."""
-    return paired(
-        *(runs.of(m, pct).droplevel("label_pct") for m, pct in (("videossl", 10), ("supervised", 100)))
-    )
+    by = ["split", "seed", "variant", "steps"]
+    return paired(runs.of("videossl", 10, by=by), runs.of("supervised", 100, by=by))
 
 
 # The paper's claims, each a row: where it stands, in words, what is subtracted from what, and the sign it
-# needs: 1 above zero, 0 that neither is shown.
+# needs: 1 above zero, 0 not above.
 CLAIMS = (
-    ("4.2.1", "Distillation is the main gain: SD over supervised", _over("sd", "supervised"), 1),
+    ("4.2.1", "Distillation helps: SD over supervised", _over("sd", "supervised"), 1),
     ("4.2.1", "Pseudo-labels add to it: VideoSSL over SD", _over("videossl", "sd"), 1),
+    ("4.2.1", "Distillation is the main gain: the first of these less the second", _main, 1),
     ("4.2.1", "VideoSSL over supervised", _over("videossl", "supervised"), 1),
     ("4.2.1", "Plain pseudo-labels do not help: PL over supervised", _over("pseudo_label", "supervised"), 0),
     ("4.2.1", "Plain mean teacher does not help: MT over supervised", _over("mean_teacher", "supervised"), 0),
+    ("4.2.1", "VideoSSL over PL", _over("videossl", "pseudo_label"), 1),
+    ("4.2.1", "VideoSSL over MT", _over("videossl", "mean_teacher"), 1),
     ("4.2.1", "VideoSSL over MT with distillation", _over("videossl", "mt_sd"), 1),
     ("4.2.1", "VideoSSL over S4L", _over("videossl", "s4l"), 1),
-    ("4.2.2", "The gain shrinks as labels grow: at the fewest less at the most", _shrinks, 1),
-    ("1", "A tenth of the labels is enough: VideoSSL at 10 % over supervised at 100 %", _worth, 0),
+    ("4.2.2", "The gain shrinks as labels grow: at {few:g} % less at {many:g} %", _shrinks, 1),
+    ("1", "A tenth of the labels is enough: VideoSSL at 10 % over supervised at 100 %", _worth, 1),
 )
 
 
 def claims(runs: Runs) -> pd.DataFrame:
     """Each of the paper's claims, the difference in video_top1 in these runs, and what that says of it."""
-    rows = []
+    rows, (few, many) = [], runs.ends()
     for section, claim, table, sign in CLAIMS:
         found = runs.difference(table(runs))
-        rows.append((section, claim, found or "not run", found.pairs if found else 0, _verdict(found, sign)))
+        counts = (found.pairs, found.seeds) if found else (0, 0)
+        rows.append((section, claim.format(few=few, many=many), found or "–", *counts, _verdict(found, sign)))
     rows.append(("4.3", "Most classes improve at 10 %: VideoSSL over supervised", *_most_classes(runs)))
-    return pd.DataFrame(rows, columns=["section", "claim", "points (95 %)", "pairs", "here"])
+    return pd.DataFrame(rows, columns=["section", "claim", "points (95 %)", "pairs", "seeds", "here"])
 
 
-def _most_classes(runs: Runs) -> tuple[str, int, str]:
-    """How many classes gain, how many of them beyond their own interval; pairs of runs; the verdict."""
-    pairs = runs.pairs("videossl", "supervised", 10)
+def _most_classes(runs: Runs) -> tuple[str, int, int, str]:
+    """How many classes gain, how many of them beyond their own interval; pairs and seeds; the verdict."""
+    pairs = runs.pairs("videossl", "supervised", 10, variant="")
     if pairs.empty:
-        return "not run", 0, ""
-    of_class = [runs.classes == name for name in runs.classes.unique()]
-    found = [interval(100 * pairs.to_numpy()[:, its], runs.sources[its]) for its in of_class]
+        return "–", 0, 0, _verdict(None, 1)
+    seeds = pairs.index.get_level_values("seed").to_numpy()
+    found = [
+        interval(100 * pairs.to_numpy()[:, its], runs.sources[its], seeds)
+        for its in (runs.classes == name for name in runs.classes.unique())
+    ]
     gain, sure = sum(mean > 1e-9 for mean, _, _ in found), sum(low > 0 for _, low, _ in found)
+    lost = sum(high < 0 for *_, high in found)
+    here = "holds" if sure > len(found) / 2 else "contradicted" if lost >= len(found) / 2 else "not shown"
     said = f"{gain} of {len(found)} classes gain, {sure} of them beyond their interval"
-    return said, len(pairs), "holds" if gain > len(found) / 2 else "contradicted"
+    return said, len(pairs), len(set(seeds)), here
 
 
 def _verdict(found: Difference | None, sign: int) -> str:
     if found is None:
-        return ""
+        return "not run"
     shown = 1 if found.low > 0 else -1 if found.high < 0 else 0
-    if shown == sign:
-        return "holds" if sign else "no difference shown"
-    if shown == 0:
-        return "not shown"
-    return "contradicted" if sign else ("it helps" if shown > 0 else "it is worse")
+    if sign:
+        return {1: "holds", 0: "not shown", -1: "contradicted"}[shown]
+    return {1: "contradicted", 0: "no gain shown", -1: "holds: it is worse"}[shown]
 
 
 def improved(results: pd.DataFrame, pct: float, kind: str = "clip") -> pd.Series:
@@ -256,9 +293,8 @@ def improved(results: pd.DataFrame, pct: float, kind: str = "clip") -> pd.Series
     Args:
         results: finished runs of one data set; published ones have no folder to look into, and do not count.
     """
-    rows = results[(results.label_pct == pct) & (results.folder != "")].pivot(
-        index="seed", columns="method", values="folder"
-    )
+    plain = results[(results.label_pct == pct) & (results.variant == "") & (results.folder != "")]
+    rows = plain.pivot(index="seed", columns="method", values="folder")
     rows = rows.reindex(columns=["videossl", "supervised"]).dropna()
     gains = []
     for pair in rows.itertuples(index=False):

@@ -110,6 +110,12 @@ def paper_results() -> pd.DataFrame:
     return pd.read_csv(ROOT / "params" / "paper_results.csv")
 
 
+def caption(dataset: str) -> str:
+    """``Table 1: ucf101``, where the paper has one."""
+    of = paper_results().query("dataset == @dataset").table
+    return f"Table {of.iloc[0]}: {dataset}" if len(of) else dataset
+
+
 def results_table(results: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """A table of the paper for one data set: label fraction by method, clip and video top-1, mean over seeds.
 
