@@ -41,6 +41,11 @@ def test_a_pair_that_was_not_tested_on_a_video_says_nothing_of_it():
     assert compare.interval(values, np.arange(4), np.arange(2))[0] == pytest.approx(4 / 6)
 
 
+def test_each_seed_counts_the_same():
+    values = np.array([[1.0, 1], [1, 1], [1, 1], [0, 0]])
+    assert compare.interval(values, np.arange(2), np.array([0, 0, 0, 1]))[0] == pytest.approx(1 / 2)
+
+
 def test_one_seed_or_one_source_has_no_interval():
     values = np.array([[1.0, 0, 1, 1], [0, 1, 0, 1]])
     for sources, seeds in ((np.arange(4), [7, 7]), (np.zeros(4), [0, 1])):
@@ -66,7 +71,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(seeds, by_seed, by_pa
         values = values + 30 * rng.standard_normal((len(seeds), 210))
         _, low, high = compare.interval(values, sources, seeds)
         covered.append(low <= 2 <= high)
-    assert np.mean(covered) > 0.9
+    assert np.mean(covered) > 0.93
 
 
 @pytest.mark.parametrize(

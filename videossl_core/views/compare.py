@@ -50,35 +50,37 @@ def source_of(video: str) -> str:
 
 
 def interval(values: np.ndarray, sources: np.ndarray, seeds: np.ndarray) -> tuple[float, float, float]:
-    """Mean of a table of differences (pairs, videos) and a 95 % interval that holds for other seeds and other
-    videos; NaN where a pair was not tested on a video.
+    """Mean of a table of differences (pairs, videos), in which each seed counts the same, and a 95 % interval
+    that holds for other seeds and other videos; NaN where a pair was not tested on a video.
 
     The variance of the mean is clustered both ways (Cameron, Gelbach and Miller, 2011): by seeds, for runs of
     one seed share their first weights, and its draws of few labels are parts of those of more; plus by
-    sources, less by both at once, and never less than by one alone. Student's t has the degrees of freedom of
-    the scarcer, so that the interval is rather too wide than too narrow.
+    sources, less by both at once. Each part has Student's t of its own degrees of freedom, and half-widths
+    add up as squares (method of variance estimates recovery); it is never narrower than for one alone.
 
     Args:
         sources: of each video, what it was cut from.
         seeds: of each pair; without two different ones, or two sources, the interval is NaN.
     """
     there = ~np.isnan(values)
-    mean = values[there].mean()
     column = np.unique(sources, return_inverse=True)[1]
     row = np.unique(seeds, return_inverse=True)[1]
+    weight = there / np.bincount(row, there.sum(1))[row][:, None] / (row.max() + 1)  # adds up to 1
+    mean = np.nansum(weight * values)
     cells, used = (np.zeros((row.max() + 1, column.max() + 1)) for _ in range(2))  # (seeds, sources)
-    np.add.at(cells, (row[:, None], column), np.where(there, values - mean, 0.0))
+    np.add.at(cells, (row[:, None], column), weight * np.where(there, values - mean, 0.0))
     np.add.at(used, (row[:, None], column), there)
-    scarcer = min(len(cells), (used.sum(0) > 0).sum())
-    if scarcer < 2:
+    if min(len(cells), (used.sum(0) > 0).sum()) < 2:
         return float(mean), np.nan, np.nan
 
-    def variance(sums: np.ndarray) -> float:
-        return float((sums**2).sum()) * len(sums) / (len(sums) - 1) / there.sum() ** 2
+    def squared(sums: np.ndarray) -> float:
+        """Half-width, as a square, where these sums are what varies."""
+        n = len(sums)
+        variance = float((sums**2).sum()) * n / (n - 1)
+        return variance * stats.t.ppf(0.975, n - 1) ** 2
 
-    by_seed, by_source = variance(cells.sum(1)), variance(cells.sum(0)[used.sum(0) > 0])
-    both = max(by_seed + by_source - variance(cells[used > 0]), by_seed, by_source)
-    half = stats.t.ppf(0.975, scarcer - 1) * np.sqrt(both)
+    by_seed, by_source = squared(cells.sum(1)), squared(cells.sum(0)[used.sum(0) > 0])
+    half = np.sqrt(max(by_seed + by_source - squared(cells[used > 0]), by_seed, by_source))
     return float(mean), float(mean - half), float(mean + half)
 
 

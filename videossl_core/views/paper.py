@@ -98,7 +98,7 @@ def intervals(gains: pd.Series, against: str) -> Figure:
     axis.set_yticks(range(len(gains)), gains.index)
     axis.invert_yaxis()
     axis.grid(False, axis="y")
-    axis.set(xlabel=f"video top-1 against {against}, points (95 %)", ylim=(len(gains) - 0.5, -0.5))
+    axis.set(xlabel=f"points of video top-1 over {against}", ylim=(len(gains) - 0.5, -0.5))
     words = ", ".join(f"{name} {value}" for name, value in gains.items())
     return figures.described(
         figure, f"Difference in video top-1 to {against}, points with 95 % interval: {words}."
