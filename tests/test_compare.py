@@ -203,7 +203,36 @@ def test_published_runs_stand_in_for_those_that_are_not_here(tmp_path, monkeypat
     assert list(answers["sd/10/seed0"]) == ["b", "b"]  # one's own, not the published one
     assert list(answers["sd@T1/10/seed0"]) == ["b", "a"]
     assert list(compare.add_published(found.head(0)).video_top1) == [100.0, 0.0]
-    assert compare.improved(every, 10).empty
+
+
+def test_figure_6_is_of_the_seeds_that_both_have_here_or_published(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "PUBLISHED", tmp_path)
+    columns = ["dataset", "method", "variant", "label_pct", "seed", "folder"]
+    every = [("x", "videossl", "", 10.0, 0, ""), ("x", "supervised", "", 10.0, 0, "")]
+    found = pd.DataFrame(every, columns=columns)
+    assert compare.improved(compare.by_class(found), 10).empty  # published without their classes
+    compare._published.cache_clear()
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/classes.csv").write_text(
+        "class_name,supervised/10/seed0,videossl/10/seed0\na,50,40.0\nb,20,50.0\nc,30,30.0\n"
+    )
+    mine = {"videossl": (90, 50, 30), "supervised": (40, 50, 50)}
+    for seed, methods in ((1, ("videossl", "supervised")), (2, ("videossl",)), (3, ())):
+        for method in methods:
+            folder = tmp_path / method / str(seed)
+            folder.mkdir(parents=True)
+            table = pd.DataFrame({"label": range(3), "class_name": [*"abc"], "clip_top1": mine[method]})
+            table.to_csv(folder / "per_class.csv", index=False)
+            every.append(("x", method, "", 10.0, seed, str(folder)))
+    every.append(("x", "videossl", "T1", 10.0, 1, str(tmp_path / "videossl/2")))
+    classes = compare.by_class(pd.DataFrame(every, columns=columns))
+    assert list(classes) == [
+        compare.run_name(row) for row in pd.DataFrame(every, columns=columns).itertuples()
+    ]
+    gain = compare.improved(classes, 10)
+    assert gain.to_dict() == {"a": 20.0, "b": 15.0, "c": -10.0}  # of seeds 0 and 1
+    assert list(gain.index) == ["a", "b", "c"]
+    assert compare.improved(classes, 1).empty
 
 
 def test_what_is_published_of_six_classes():

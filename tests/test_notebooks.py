@@ -168,17 +168,14 @@ def test_an_executed_notebook_that_was_killed_can_be_run_again(project, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("name", "given", "message"),
     [
-        ({"label_pctt": 10}, "unknown parameter 'label_pctt'; did you mean 'label_pct'"),
-        ({"label_pct": 0}, "label_pct = 0: "),
-        ({"method": "supervized"}, "did you mean 'supervised'"),
+        *[(n.stem, {"label_pctt": 10}, "'label_pctt'; did you mean 'label_pct'") for n in NOTEBOOKS],
+        ("train", {"label_pct": 0}, "label_pct = 0: "),
+        ("train", {"method": "supervized"}, "did you mean 'supervised'"),
     ],
 )
-@pytest.mark.parametrize("name", [n.stem for n in NOTEBOOKS])
 def test_a_wrong_parameter_stops_before_any_work(project, name, given, message):
-    if name == "paper_figures" and "method" in given:
-        given = {"methods": given["method"]}
     with pytest.raises(PapermillExecutionError, match=re.escape(message)):
         execute(project, name, **given)
     done = nbformat.read(project / f"outputs/{name}.ipynb", 4)

@@ -17,20 +17,27 @@ ENTRIES = 300_000
 
 START = """
 import json, sys, time
+from pathlib import Path
+import pandas as pd
 import psutil
 from videossl_core import methods, params, prepare, sampling, training
 me = psutil.Process()
 given = json.loads(sys.argv[1])
 small = prepare.prepare(params.load(**given | {"lists": given["lists"] + ".few", "dataset": "few"}))
-before, start = me.memory_info().rss, time.perf_counter()
+before, start, cpu = me.memory_info().rss, time.perf_counter(), time.process_time()
 p = params.load(**given)
 data = prepare.prepare(p)
 batches = sampling.Batches(p, methods.METHODS[p.method], data.split, data.store, data.targets)
 for step in range(3):
     batches[step]
-seconds = time.perf_counter() - start
+seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
 grown = (me.memory_info().rss - before) / 2**20
-print(json.dumps({"rows": len(data.split), "seconds": seconds, "mb": grown}))
+least = time.process_time()  # what no start can do without: read the list and the table, see what is there
+names = pd.read_csv(given["lists"]).sort_values("video").video
+pd.read_csv(data.store.table_path)
+assert all(Path(data.store.folder, f"{name}.frames").exists() for name in names)
+least = time.process_time() - least
+print(json.dumps({"rows": len(data.split), "seconds": seconds, "ratio": cpu / least, "mb": grown}))
 """
 
 
@@ -71,11 +78,13 @@ def kinetics(tmp_path_factory) -> dict:
 
 
 def test_300_000_videos_start_in_seconds_and_little_memory(kinetics):
+    """Seconds are another machine's: the start is held against the reading that none can do without, and
+    three times that is ten seconds where this was written."""
     command = [sys.executable, "-c", START, json.dumps(kinetics)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     print(found)
     assert found["rows"] == ENTRIES
-    assert found["seconds"] < 10
+    assert found["ratio"] < 3
     assert found["mb"] < 300

@@ -33,6 +33,7 @@ def test_a_run_of_every_method_leaves_its_record(tiny, method):
     facts = run.read_provenance()
     assert facts["split_sha256"] == runs.splits.split_hash(run.read_split())
     assert {"torch", "av", "python"} <= facts["versions"].keys()
+    assert facts["cpu"] == torch.backends.cpu.get_cpu_capability()
     assert run.read_params()["seed"] == facts["seed"] == 0
     assert len(pd.read_csv(run.predictions_test)) == 14
     start = training.build_network(p, 14).state_dict()

@@ -214,6 +214,7 @@ def surroundings(device: str) -> dict:
     """What a result may depend on besides its parameters."""
     return {
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
+        "cpu": torch.backends.cpu.get_cpu_capability(),  # another instruction set rounds otherwise
         "cpu_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(),

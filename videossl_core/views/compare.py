@@ -180,23 +180,37 @@ def answers(found: pd.DataFrame) -> pd.DataFrame:
     Args:
         found: finished runs of one data set, as ``runs.find`` or ``add_published`` gives them.
     """
-    said, classes = {}, {}
+    return _collected(found, "answers", lambda run: pd.read_csv(run.predictions_test), "video", "video_pred")
+
+
+def by_class(found: pd.DataFrame) -> pd.DataFrame:
+    """clip_top1 of every run in every class, a row a class and a column a run, named as ``run_name`` does."""
+    return _collected(found, "classes", lambda run: pd.read_csv(run.per_class), "class_name", "clip_top1")
+
+
+def _collected(found: pd.DataFrame, name: str, read, index: str, column: str) -> pd.DataFrame:
+    """One column of a table that each run has, side by side; those of published runs are in ``name``.csv."""
+    runs, classes = {}, {}
     for row in found.itertuples():
+        run = run_name(row)
         if row.folder:
-            table = pd.read_csv(folders.Run(Path(row.folder)).predictions_test).set_index("video")
-            said[run_name(row)] = table.video_pred
+            table = read(folders.Run(Path(row.folder))).set_index(index).rename(columns={column: run})
         else:
-            table = _published_answers(row.dataset)
-            said[run_name(row)] = table[run_name(row)]
-        classes |= table.class_name.to_dict()
-    table = pd.DataFrame(said).sort_index()
-    table.insert(0, "class_name", table.index.map(classes))
-    return table.rename_axis("video")
+            table = _published(row.dataset, name, index)
+        if run in table:
+            runs[run] = table[run]
+        classes |= table.get("class_name", pd.Series(dtype=object)).to_dict()
+    table = pd.DataFrame(runs).sort_index().rename_axis(index)
+    if classes:
+        table.insert(0, "class_name", table.index.map(classes))
+    return table
 
 
 @cache
-def _published_answers(dataset: str) -> pd.DataFrame:
-    return pd.read_csv(PUBLISHED / dataset / "answers.csv", index_col="video")
+def _published(dataset: str, name: str, index: str) -> pd.DataFrame:
+    """A table of ``outputs/reference/<dataset>/``, empty where it is not published."""
+    path = PUBLISHED / dataset / f"{name}.csv"
+    return pd.read_csv(path, index_col=index) if path.exists() else pd.DataFrame()
 
 
 def add_published(found: pd.DataFrame) -> pd.DataFrame:
@@ -288,24 +302,20 @@ def _verdict(found: Difference | None, sign: int) -> str:
     return {1: "contradicted", 0: "no gain shown", -1: "holds: it is worse"}[shown]
 
 
-def improved(results: pd.DataFrame, pct: float, kind: str = "clip") -> pd.Series:
-    """Figure 6: gain of VideoSSL per class over the supervised network in points of top-1, a mean over the
-    seeds that both have, sorted; empty without such a pair.
+def improved(classes: pd.DataFrame, pct: float) -> pd.Series:
+    """Figure 6: gain of VideoSSL per class over the supervised network in points of clip_top1, a mean over
+    the seeds that both have, sorted; empty without such a pair.
 
     Args:
-        results: finished runs of one data set; published ones have no folder to look into, and do not count.
+        classes: as ``by_class`` gives it.
     """
-    plain = results[(results.label_pct == pct) & (results.variant == "") & (results.folder != "")]
-    rows = plain.pivot(index="seed", columns="method", values="folder")
-    rows = rows.reindex(columns=["videossl", "supervised"]).dropna()
-    gains = []
-    for pair in rows.itertuples(index=False):
-        ours, baseline = (
-            pd.read_csv(folders.Run(Path(folder)).per_class).set_index("class_name")[f"{kind}_top1"]
-            for folder in pair
+
+    def of(method: str) -> pd.DataFrame:  # a column a seed
+        start = f"{method}/{pct:g}/"
+        return classes[[run for run in classes if run.startswith(start)]].rename(
+            columns=lambda run: run.removeprefix(start)
         )
-        gains.append(ours - baseline)
-    if not gains:
-        return pd.Series(dtype=float)
+
+    gain = (of("videossl") - of("supervised")).mean(axis=1).dropna()
     # rounded: +a and -a are no gain
-    return pd.concat(gains, axis=1).mean(axis=1).round(9).sort_values(ascending=False, kind="stable")
+    return gain.astype(float).round(9).sort_values(ascending=False, kind="stable").rename_axis(None)

@@ -51,7 +51,7 @@ def figure1(results: pd.DataFrame, methods: tuple[str, ...] = ("supervised", "vi
 
 
 @figures.at_column_width
-def figure6(gain: pd.Series, kind: str = "clip", names: int = 5) -> Figure:
+def figure6(gain: pd.Series, names: int = 5) -> Figure:
     """Figure 6: gain per class over the supervised baseline in points of top-1, sorted, the best few named.
 
     Args:
@@ -67,18 +67,18 @@ def figure6(gain: pd.Series, kind: str = "clip", names: int = 5) -> Figure:
         axis.invert_yaxis()
         axis.margins(x=0.2)
         axis.grid(False, axis="y")
-        axis.set(xlabel=f"gain in {kind} top-1, points")
+        axis.set(xlabel="gain in clip top-1, points")
     else:
         axis.bar(range(len(gain)), gain, color=colours, width=1.0, lw=0)
         axis.text(0.97, 0.95, best, ha="right", va="top", fontsize=7, transform=axis.transAxes)
-        axis.set(xlabel="class, sorted", ylabel=f"gain in {kind} top-1, points", xticks=[])
+        axis.set(xlabel="class, sorted", ylabel="gain in clip top-1, points", xticks=[])
     share = 100 * (gain > 0).mean()
     title = f"{share:.0f} % of the classes improve, mean gain {gain.mean():+.1f}"
     figure.suptitle(title, fontsize=8, fontweight="bold")  # over the whole width: names take much of it
     ends = gain if len(gain) <= 2 * names else pd.concat([gain.head(names), gain.tail(names)])
     words = ", ".join(f"{name} {value:+.1f}" for name, value in ends.items())
     return figures.described(
-        figure, f"Figure 6: gain in {kind} top-1 by class. {title}. Best to worst: {words}."
+        figure, f"Figure 6: gain in clip top-1 by class. {title}. Best to worst: {words}."
     )
 
 
