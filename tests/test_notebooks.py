@@ -60,24 +60,37 @@ def pictures(notebook) -> int:
     return sum("image/png" in o.get("data", {}) for c in notebook.cells for o in c.get("outputs", []))
 
 
-def test_all_notebooks_in_the_order_of_a_study(project):
-    prepared = execute(project, "data_prep", dataset="tiny")
+def test_the_demo_command_runs_all_notebooks_and_makes_a_page(project):
+    """On the tiny data set, after a training by papermill of a method that the command does not train."""
+    trained = execute(project, "train", dataset="tiny", label_pct=50, method="sd")
+    command = [sys.executable, "-m", "videossl_core.tools.study", "tiny", "--label-pct", "50"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=600, env=os.environ)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"Supervised +[\d.]+ +[\d.]+\nVideoSSL +[\d.]+ +[\d.]+\ngain", done.stdout)
+    folder = project / "outputs/tiny/notebooks/seed0"
+    made = {path.stem: nbformat.read(path, 4) for path in sorted(folder.glob("*.ipynb"))}
+    for notebook in made.values():
+        check_pictures(notebook)
+    prepared = made["1_data_prep"]
     assert "42 videos of 14 classes" in shown(prepared)
     assert pictures(prepared) == 3
-    for method in ("supervised", "sd", "videossl"):
-        trained = execute(project, "train", dataset="tiny", label_pct=50, method=method)
-        assert re.search(r"training .*: 4 of 4", shown(trained))
-        assert pictures(trained) == 1
+    for method, notebook in (
+        ("sd", trained),
+        ("supervised", made["2_train_supervised"]),
+        ("videossl", made["2_train_videossl"]),
+    ):
+        assert re.search(r"training .*: 4 of 4", shown(notebook))
+        assert pictures(notebook) == 1
         assert (project / f"outputs/tiny/{method}/50/seed0/checkpoint.pt").exists()
-    evaluated = execute(project, "evaluate", dataset="tiny", label_pct=50)
+    evaluated = made["3_evaluate_videossl"]
     run = runs.Run(project / "outputs/tiny/videossl/50/seed0")
     last = pd.read_csv(run.metrics).query("subset == 'test'").iloc[-1]
     assert f"'video_top1': {last.video_top1:.1f}" in shown(evaluated)  # the same as at the end of training
     assert pictures(evaluated) == 1
-    compared = execute(project, "qualitative", dataset="tiny", label_pct=50, videos=2)
+    compared = made["4_qualitative"]
     assert "models: Supervised, SD, VideoSSL" in shown(compared)
     assert "Videos by true class (rows) and said class (columns)" in shown(compared)  # the explorer's page
-    figures = execute(project, "paper_figures", label_pct=50)
+    figures = made["5_paper_figures"]
     assert "tiny" in shown(figures)
     assert "(42.0)" in shown(figures)  # the paper's number, although nothing was run there
     assert pictures(figures) == 4
@@ -94,6 +107,14 @@ def test_all_notebooks_in_the_order_of_a_study(project):
     answers = pd.read_csv(project / "outputs/tiny/answers.csv", index_col="video")
     right = answers["videossl/50/seed0"] == answers.class_name
     assert 100 * right.mean() == pytest.approx(results.set_index("method").video_top1["videossl"], abs=0.01)
+    page = project / "outputs/report/runs/tiny/index.html"
+    assert f"Report: {page}" in done.stdout
+    links = re.findall(r'href="([^"]+\.html)"', page.read_text())
+    executed = [link for link in links if "/notebooks/tiny/notebooks/seed0/" in link]
+    assert len(executed) == 7
+    for link in ["index.html", *links]:
+        images = re.findall(r"<img[^>]*>", (page.parent / link).read_text())
+        assert all(re.search(r'alt="[^"]{40,}"', tag) for tag in images)
 
 
 def test_label_train_predict(project):
@@ -219,21 +240,6 @@ def test_notebooks_run_from_any_folder(project, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     execute(project, "data_prep", dataset="tiny", teacher="efficientnet_lite0")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_demo_command_makes_a_page(project):
-    command = [sys.executable, "-m", "videossl_core.tools.study", "demo", "--label-pct", "50", "--seed", "3"]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=600, env=os.environ)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert re.search(r"Supervised +[\d.]+ +[\d.]+\nVideoSSL +[\d.]+ +[\d.]+\ngain", done.stdout)
-    page = project / "outputs/report/runs/demo/index.html"
-    assert f"Report: {page}" in done.stdout
-    links = re.findall(r'href="([^"]+\.html)"', page.read_text())
-    executed = [link for link in links if "/notebooks/demo/notebooks/seed3/" in link]
-    assert len(executed) == 7
-    for link in ["index.html", *links]:
-        images = re.findall(r"<img[^>]*>", (page.parent / link).read_text())
-        assert all(re.search(r'alt="[^"]{40,}"', tag) for tag in images)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda n: n.stem)
