@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from videossl_core.views import compare, paper
+from videossl_core.views import compare, gathered, paper
 
 CLASSES = ["Archery", "Surfing"]
 
@@ -182,7 +182,7 @@ def test_variants_are_paired_with_the_run_they_change():
 
 
 def test_published_runs_stand_in_for_those_that_are_not_here(tmp_path, monkeypatch):
-    monkeypatch.setattr(compare, "PUBLISHED", tmp_path / "reference")
+    monkeypatch.setattr(gathered, "FOLDER", tmp_path / "reference")
     columns = ["dataset", "method", "variant", "label_pct", "split", "seed", "video_top1"]
     rows = [("x", "sd", "", 10.0, 1, 0, 100.0), ("x", "sd", "T1", 10.0, 1, 0, 0.0)]
     (tmp_path / "reference/x").mkdir(parents=True)
@@ -197,21 +197,21 @@ def test_published_runs_stand_in_for_those_that_are_not_here(tmp_path, monkeypat
     own = pd.DataFrame({"video": said.index, "class_name": said.class_name.values, "video_pred": ["b", "b"]})
     own.to_csv(tmp_path / "own/predictions_test.csv", index=False)
     found = pd.DataFrame([[*rows[0][:-1], 50.0, str(tmp_path / "own")]], columns=[*columns, "folder"])
-    every = compare.add_published(found)
+    every = gathered.add_published(found)
     assert list(zip(every.variant, every.video_top1, strict=True)) == [("", 50.0), ("T1", 0.0)]
-    answers = compare.answers(every)
+    answers = gathered.answers(every)
     assert list(answers["sd/10/seed0"]) == ["b", "b"]  # one's own, not the published one
     assert list(answers["sd@T1/10/seed0"]) == ["b", "a"]
-    assert list(compare.add_published(found.head(0)).video_top1) == [100.0, 0.0]
+    assert list(gathered.add_published(found.head(0)).video_top1) == [100.0, 0.0]
 
 
 def test_figure_6_is_of_the_seeds_that_both_have_here_or_published(tmp_path, monkeypatch):
-    monkeypatch.setattr(compare, "PUBLISHED", tmp_path)
+    monkeypatch.setattr(gathered, "FOLDER", tmp_path)
     columns = ["dataset", "method", "variant", "label_pct", "seed", "folder"]
     every = [("x", "videossl", "", 10.0, 0, ""), ("x", "supervised", "", 10.0, 0, "")]
     found = pd.DataFrame(every, columns=columns)
-    assert compare.improved(compare.by_class(found), 10).empty  # published without their classes
-    compare._published.cache_clear()
+    assert compare.improved(gathered.by_class(found), 10).empty  # published without their classes
+    gathered._side_by_side.cache_clear()
     (tmp_path / "x").mkdir()
     (tmp_path / "x/classes.csv").write_text(
         "class_name,supervised/10/seed0,videossl/10/seed0\na,50,40.0\nb,20,50.0\nc,30,30.0\n"
@@ -225,9 +225,9 @@ def test_figure_6_is_of_the_seeds_that_both_have_here_or_published(tmp_path, mon
             table.to_csv(folder / "per_class.csv", index=False)
             every.append(("x", method, "", 10.0, seed, str(folder)))
     every.append(("x", "videossl", "T1", 10.0, 1, str(tmp_path / "videossl/2")))
-    classes = compare.by_class(pd.DataFrame(every, columns=columns))
+    classes = gathered.by_class(pd.DataFrame(every, columns=columns))
     assert list(classes) == [
-        compare.run_name(row) for row in pd.DataFrame(every, columns=columns).itertuples()
+        gathered.run_name(row) for row in pd.DataFrame(every, columns=columns).itertuples()
     ]
     gain = compare.improved(classes, 10)
     assert gain.to_dict() == {"a": 20.0, "b": 15.0, "c": -10.0}  # of seeds 0 and 1
@@ -237,13 +237,13 @@ def test_figure_6_is_of_the_seeds_that_both_have_here_or_published(tmp_path, mon
 
 def test_what_is_published_of_six_classes():
     """Every run's video_top1 follows from what it is said to have said."""
-    of = compare.PUBLISHED / "ucf101_6"
+    of = gathered.FOLDER / "ucf101_6"
     results = pd.read_csv(of / "results.csv", keep_default_na=False)
     said = pd.read_csv(of / "answers.csv", index_col="video")
     runs = compare.Runs(results, said)
-    assert set(said.columns) == {"class_name", *map(compare.run_name, results.itertuples())}
+    assert set(said.columns) == {"class_name", *map(gathered.run_name, results.itertuples())}
     for row in results.itertuples():
-        assert 100 * runs.right[compare.run_name(row)].mean() == pytest.approx(row.video_top1, abs=0.006)
+        assert 100 * runs.right[gathered.run_name(row)].mean() == pytest.approx(row.video_top1, abs=0.006)
     assert results.duplicated(["method", "variant", "label_pct", "seed"]).sum() == 0
     drawn = ["split", "label_draw", "label_pct", "seed"]
     assert (results.groupby(drawn).split_sha256.nunique() == 1).all()  # the same labels for every method

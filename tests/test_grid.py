@@ -129,6 +129,7 @@ def test_a_declared_grid():
 
 def test_the_rest_of_a_grid_is_what_is_not_published(tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "ROOT", tmp_path)
+    monkeypatch.setattr(grid.gathered, "FOLDER", tmp_path / "outputs/reference")
     (tmp_path / "params").mkdir()
     (tmp_path / "params/paper_results.csv").write_text("dataset,label_pct,method\n")
     asked = {"dataset": "demo", "methods": "sd,videossl", "seeds": "0", "rest": "1"}

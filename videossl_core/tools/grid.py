@@ -15,6 +15,7 @@ from videossl_core.data.files import ROOT
 from videossl_core.fields import nearest
 from videossl_core.tools import estimate
 from videossl_core.tools.cell import parse
+from videossl_core.views import gathered
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,7 @@ class Grid:
 
 def _published(dataset: str) -> set[str]:
     """Names of the cells whose results are in ``outputs/reference/``."""
-    path = ROOT / "outputs" / "reference" / dataset / "results.csv"
-    if not path.exists():
-        return set()
-    rows = pd.read_csv(path, keep_default_na=False).itertuples()
+    rows = gathered.published(dataset).itertuples()
     return {Cell(dataset, r.method, r.label_pct, r.seed, {"variant": r.variant}).name for r in rows}
 
 

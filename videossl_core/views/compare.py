@@ -8,18 +8,14 @@ test videos, and videos cut from one source are alike; an interval that forgets 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from videossl_core import runs as folders
-from videossl_core.data.files import ROOT
 from videossl_core.methods import METHODS
-
-PUBLISHED = ROOT / "outputs" / "reference"
+from videossl_core.views.gathered import run_name
 
 KEY = ["split", "label_pct", "seed", "variant", "split_sha256", "steps"]
 """What two runs share that are compared: labels, first weights, length, and whatever else was changed."""
@@ -89,8 +85,7 @@ class Runs:
 
     Args:
         results: a row a run, with the columns of results.csv.
-        answers: a row a test video (index ``video``), the column ``class_name`` and one for each run, named
-            as ``run_name`` does, with the class said of the video; empty where it was not tested on it.
+        answers: as ``gathered.answers`` gives them; empty where a run was not tested on a video.
     """
 
     def __init__(self, results: pd.DataFrame, answers: pd.DataFrame):
@@ -166,61 +161,6 @@ def paired(ours: pd.DataFrame, against: pd.DataFrame) -> pd.DataFrame:
     """Difference of two tables (runs, videos), of the runs that both have."""
     both = ours.index.intersection(against.index)
     return ours.loc[both] - against.loc[both]
-
-
-def run_name(row) -> str:
-    """``videossl@T1/10/seed0``, as its folder below ``outputs/<dataset>/``."""
-    method = f"{row.method}@{row.variant}" if row.variant else row.method
-    return f"{method}/{row.label_pct:g}/seed{row.seed}"
-
-
-def answers(found: pd.DataFrame) -> pd.DataFrame:
-    """What every run said of every test video, as ``Runs`` takes it.
-
-    Args:
-        found: finished runs of one data set, as ``runs.find`` or ``add_published`` gives them.
-    """
-    return _collected(found, "answers", lambda run: pd.read_csv(run.predictions_test), "video", "video_pred")
-
-
-def by_class(found: pd.DataFrame) -> pd.DataFrame:
-    """clip_top1 of every run in every class, a row a class and a column a run, named as ``run_name`` does."""
-    return _collected(found, "classes", lambda run: pd.read_csv(run.per_class), "class_name", "clip_top1")
-
-
-def _collected(found: pd.DataFrame, name: str, read, index: str, column: str) -> pd.DataFrame:
-    """One column of a table that each run has, side by side; those of published runs are in ``name``.csv."""
-    runs, classes = {}, {}
-    for row in found.itertuples():
-        run = run_name(row)
-        if row.folder:
-            table = read(folders.Run(Path(row.folder))).set_index(index).rename(columns={column: run})
-        else:
-            table = _published(row.dataset, name, index)
-        if run in table:
-            runs[run] = table[run]
-        classes |= table.get("class_name", pd.Series(dtype=object)).to_dict()
-    table = pd.DataFrame(runs).sort_index().rename_axis(index)
-    if classes:
-        table.insert(0, "class_name", table.index.map(classes))
-    return table
-
-
-@cache
-def _published(dataset: str, name: str, index: str) -> pd.DataFrame:
-    """A table of ``outputs/reference/<dataset>/``, empty where it is not published."""
-    path = PUBLISHED / dataset / f"{name}.csv"
-    return pd.read_csv(path, index_col=index) if path.exists() else pd.DataFrame()
-
-
-def add_published(found: pd.DataFrame) -> pd.DataFrame:
-    """The runs found, and those of ``outputs/reference/`` not among them, which have no ``folder``."""
-    every = [found]
-    for path in sorted(PUBLISHED.glob("*/answers.csv")):
-        theirs = pd.read_csv(path.with_name("results.csv"), keep_default_na=False).assign(folder="")
-        mine = {run_name(row) for row in found[found.dataset == path.parent.name].itertuples()}
-        every.append(theirs[[run_name(row) not in mine for row in theirs.itertuples()]])
-    return pd.concat([table for table in every if len(table)] or every, ignore_index=True)
 
 
 def _over(ours: str, against: str):
@@ -307,7 +247,7 @@ def improved(classes: pd.DataFrame, pct: float) -> pd.Series:
     the seeds that both have, sorted; empty without such a pair.
 
     Args:
-        classes: as ``by_class`` gives it.
+        classes: as ``gathered.by_class`` gives it.
     """
 
     def of(method: str) -> pd.DataFrame:  # a column a seed
