@@ -188,12 +188,16 @@ def test_an_executed_notebook_that_was_killed_can_be_run_again(project, tmp_path
     fault("kill -9 of papermill and its kernel, then the executed notebook run again", 1, "nothing")
 
 
+UNKNOWN = "unknown parameter 'label_pctt'; did you mean 'label_pct'"
+
+
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        *[(n.stem, {"label_pctt": 10}, "'label_pctt'; did you mean 'label_pct'") for n in NOTEBOOKS],
+        *[(n.stem, {"label_pctt": 10}, UNKNOWN) for n in NOTEBOOKS],
         ("train", {"label_pct": 0}, "label_pct = 0: "),
         ("train", {"method": "supervized"}, "did you mean 'supervised'"),
+        ("paper_figures", {"label_pct": 0}, "label_pct = 0: "),
     ],
 )
 def test_a_wrong_parameter_stops_before_any_work(project, name, given, message):
