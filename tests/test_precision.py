@@ -111,7 +111,7 @@ def test_a_copy_of_a_network_computes_with_its_own_weights():
     """Mean teacher copies the network after its layers were told to stay in fp32."""
     net = network()
     Precision("bf16", ("backbone.0",)).apply(net)
-    twin = training.averaged(net, 0.9).module
+    twin = models.averaged(net, 0.9).module
     clips = torch.randint(0, 256, (2, 3, 8, 48, 48), dtype=torch.uint8)
     with torch.no_grad():
         before = net.eval()(clips)["classes"]

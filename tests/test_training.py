@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers import same, without_times
 
-from videossl_core import losses, methods, prepare, runs, sampling, training
+from videossl_core import losses, methods, models, prepare, runs, sampling, training
 from videossl_core.runs import RunError
 
 
@@ -210,7 +210,7 @@ def test_mean_teachers_consistency_has_a_gradient(tiny):
     for _ in range(30):  # batch-norm statistics of real clips
         network(batch["clips"])
     network.eval()  # equal batch-norm mode: only the weights may differ
-    ema = training.averaged(network, p.ema_decay)
+    ema = models.averaged(network, p.ema_decay)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
 
     def gradient() -> float:
@@ -231,7 +231,7 @@ def test_mean_teachers_consistency_has_a_gradient(tiny):
 
 def test_the_average_follows_its_formula(tiny):
     network = training.build_network(tiny(), 14)
-    ema = training.averaged(network, 0.6)
+    ema = models.averaged(network, 0.6)
     name = "heads.classes.bias"
     expected = None
     for n in range(6):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 SPORTS1M_MEAN = (101.41, 97.66, 90.25)
 """Mean R, G, B of Sports-1M on the scale 0 to 255. Its variance is not published; see VideoNet."""
@@ -199,3 +200,17 @@ def folded(network: nn.Module) -> nn.Module:
                 if isinstance(first, nn.Conv3d) and isinstance(second, nn.BatchNorm3d):
                     parent[i], parent[i + 1] = fuse_conv_bn_eval(first, second), nn.Identity()
     return network
+
+
+def averaged(network: nn.Module, decay: float) -> AveragedModel:
+    """Mean teacher: the exponential moving average of the weights, batch-norm statistics copied.
+
+    The decay starts low, min(decay, 1 − 1/(n + 1)) after n updates, so that a short run is not an average
+    of its random start.
+    """
+
+    def update(averages: list[Tensor], values: list[Tensor], n) -> None:
+        get_ema_multi_avg_fn(min(decay, 1 - 1 / (int(n) + 1)))(averages, values, n)
+
+    ema = AveragedModel(network, multi_avg_fn=update)
+    return ema.eval().requires_grad_(False)

@@ -5,15 +5,10 @@ metrics.csv, log.csv, predictions_test.csv, per_class.csv and checkpoint.pt.
 """
 
 import json
-import os
-import platform
 import shutil
-import subprocess
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib import metadata
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +16,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
+from videossl_core import provenance
 from videossl_core.data import files, splits
 
 if TYPE_CHECKING:
@@ -28,6 +24,8 @@ if TYPE_CHECKING:
     from videossl_core.prepare import Data
 
 METRICS = ["step", "subset", "clip_top1", "video_top1", "videos"]
+CELL = ["dataset", "method", "variant", "label_pct", "label_draw", "split", "seed"]
+RESULTS = [*CELL, "clip_top1", "video_top1", "steps", "minutes", "split_sha256", "commit", "folder"]
 
 
 class RunError(RuntimeError):
@@ -189,60 +187,21 @@ def describe(run: Run, p: "Params", data: "Data", device: str, precision: str) -
     """Write what the run is before its first step."""
     run.folder.mkdir(parents=True, exist_ok=True)
     files.write_text(run.split, splits.to_csv(data.split))
-    facts = {"started": now(), "split_sha256": splits.split_hash(data.split), "seed": p.seed}
-    run.write_provenance(facts | {"precision": precision} | surroundings(device))
+    facts = {"started": provenance.now(), "split_sha256": splits.split_hash(data.split), "seed": p.seed}
+    run.write_provenance(facts | {"precision": precision} | provenance.surroundings(device))
     files.write_text(run.params, json.dumps(p.model_dump(mode="json"), indent=1) + "\n")
 
 
 def note_resume(run: Run, step: int, device: str) -> None:
     """Add to the provenance that the run went on, and with what if that has changed."""
     facts = run.read_provenance()
-    changed = {k: v for k, v in surroundings(device).items() if facts.get(k) != v}
-    facts.setdefault("resumed", []).append({"step": step, "at": now()} | changed)
+    changed = {k: v for k, v in provenance.surroundings(device).items() if facts.get(k) != v}
+    facts.setdefault("resumed", []).append({"step": step, "at": provenance.now()} | changed)
     run.write_provenance(facts)
 
 
 def finish(run: Run, **facts) -> None:
-    run.write_provenance(run.read_provenance() | facts | {"finished": now()})
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def surroundings(device: str) -> dict:
-    """What a result may depend on besides its parameters."""
-    return {
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
-        "cpu": torch.backends.cpu.get_cpu_capability(),  # another instruction set rounds otherwise
-        "cpu_cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "system": platform.platform(),
-        "versions": versions(),
-        "commit": commit(),
-    }
-
-
-def versions() -> dict[str, str]:
-    names = ("videossl-lab", "torch", "torchvision", "av", "numpy", "pandas", "papermill")
-    return {"python": platform.python_version()} | {n: metadata.version(n) for n in names}
-
-
-def commit() -> str:
-    """The project's git commit, with ``+`` when files differ from it; empty outside a checkout."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + (
-            "+" if git("status", "--porcelain", "--untracked-files=no") else ""
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+    run.write_provenance(run.read_provenance() | facts | {"finished": provenance.now()})
 
 
 def find(outputs: Path, dataset: str | None = None, variants: bool = False) -> pd.DataFrame:
@@ -264,7 +223,7 @@ def find(outputs: Path, dataset: str | None = None, variants: bool = False) -> p
         if last.empty:
             continue
         rows.append(
-            {k: p[k] for k in ("dataset", "method", "variant", "label_pct", "label_draw", "split", "seed")}
+            {k: p[k] for k in CELL}
             | {k: round(float(last[k].iloc[-1]), 2) for k in ("clip_top1", "video_top1")}
             | {"steps": p["steps"], "minutes": round(facts["train_seconds"] / 60, 1)}
             | {"split_sha256": facts["split_sha256"], "commit": facts["commit"], "folder": str(run.folder)}
@@ -290,19 +249,3 @@ def predictions(p: "FigureParams") -> dict[str, pd.DataFrame]:
             f"no finished run of {', '.join(p.methods)} at {p.label_pct:g} % labels, seed {p.seed}"
         )
     return found
-
-
-RESULTS = [
-    "dataset",
-    "method",
-    "variant",
-    "label_pct",
-    "label_draw",
-    "split",
-    "seed",
-    "clip_top1",
-    "video_top1",
-    "steps",
-    "minutes",
-]
-RESULTS += ["split_sha256", "commit", "folder"]

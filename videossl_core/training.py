@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import record
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from videossl_core import distributed, evaluation, methods, models, monitor, precision, runs
 from videossl_core.data import files
@@ -33,20 +32,6 @@ def build_network(p: "Params", classes: int) -> models.VideoNet:
     torch.manual_seed(p.seed)
     heads = methods.METHODS[p.method].heads(classes, len(IMAGENET_CLASSES))
     return models.VideoNet(p.backbone, heads, p.shortcut, p.width)
-
-
-def averaged(network: nn.Module, decay: float) -> AveragedModel:
-    """Mean teacher: the exponential moving average of the weights, batch-norm statistics copied.
-
-    The decay starts low, min(decay, 1 − 1/(n + 1)) after n updates, so that a short run is not an average
-    of its random start.
-    """
-
-    def update(averages: list[Tensor], values: list[Tensor], n) -> None:
-        get_ema_multi_avg_fn(min(decay, 1 - 1 / (int(n) + 1)))(averages, values, n)
-
-    ema = AveragedModel(network, multi_avg_fn=update)
-    return ema.eval().requires_grad_(False)
 
 
 @contextmanager
@@ -161,7 +146,7 @@ class _Training:
         self.precision.apply(network)
         self.model = ranks.wrap(network, p.sync_batch_norm, where)
         self.network = network if self.model is network else self.model.module
-        self.ema = averaged(self.network, p.ema_decay) if "ema" in method.needs else None
+        self.ema = models.averaged(self.network, p.ema_decay) if "ema" in method.needs else None
         self.optimizer = torch.optim.SGD(
             network.parameters(), p.lr, p.momentum, dampening=p.dampening, weight_decay=p.weight_decay
         )
@@ -309,7 +294,7 @@ def load_network(run: runs.Run, p: "Params") -> tuple[nn.Module, list[str]]:
     precision.Precision(**checkpoint["precision"]).apply(network)
     network.load_state_dict(checkpoint["model"])
     if checkpoint["ema"] is not None and p.eval_model != "student":
-        ema = averaged(network, p.ema_decay)
+        ema = models.averaged(network, p.ema_decay)
         ema.load_state_dict(checkpoint["ema"])
         network = ema.module
     return network.to(device(p)).eval(), checkpoint["classes"]

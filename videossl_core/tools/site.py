@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from videossl_core.data import files, frames
 from videossl_core.params import ROOT
-from videossl_core.views import figures, show
+from videossl_core.views import figures, films
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _STYLE = "style.css"
@@ -38,7 +38,7 @@ class Media:
 
     def film(self, store: frames.FrameStore, video: str, **told) -> dict:
         name = f"{files.sha256(video.encode())[:12]}.mp4"
-        show.write_film(self.folder / name, *show.stored(store, video))
+        films.write(self.folder / name, *films.stored(store, video))
         self.names.add(name)
         return {"src": f"{self.folder.name}/{name}", "video": video, **told}
 

@@ -13,7 +13,7 @@ import pandas as pd
 from IPython.display import HTML, display
 
 from videossl_core import runs
-from videossl_core.views import figures, matrix, show
+from videossl_core.views import figures, films, matrix
 from videossl_core.views.progress import watched
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Explorer:
 
     def __init__(self, p: "FigureParams", data: "Data"):
         self.p, self.data, self.runs = p, data, finished(p)
-        self.film = lru_cache(maxsize=256)(lambda video, said: show.film(data.store, video, said, width=200))
+        self.film = lru_cache(maxsize=256)(lambda video, said: films.film(data.store, video, said, width=200))
         self.start = 0
         self.take(next(name for name in self._preferred() if name in self.runs.index))
 
@@ -112,14 +112,14 @@ class Explorer:
             return f'<p role="status">No test video fits: {asked}. Widen one of the choices.</p>'
         part = chosen.video.iloc[start : start + self.p.videos]
         count = f"Videos {start + 1} to {start + len(part)} of {len(chosen)}"
-        films = "".join(self.film(video, self.caption(video)) for video in part)
-        return f'<p role="status">{count}. {asked}</p>{films}'
+        shown = "".join(self.film(video, self.caption(video)) for video in part)
+        return f'<p role="status">{count}. {asked}</p>{shown}'
 
     def static(self) -> str:
         """What a page without a kernel shows: the matrix, and the mistakes that the model was surest of."""
         counted = matrix.html(self.table, self.data.classes, tag="span")
-        films = self.grid(Choice(outcome="wrong"))
-        return f'<style>{matrix.STYLE}</style><div class="confusion">{counted}</div>{films}'
+        wrong = self.grid(Choice(outcome="wrong"))
+        return f'<style>{matrix.STYLE}</style><div class="confusion">{counted}</div>{wrong}'
 
     # ---- With a kernel
 

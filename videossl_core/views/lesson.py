@@ -18,7 +18,7 @@ from videossl_core import runs, training
 from videossl_core.data import files
 from videossl_core.params import Params
 from videossl_core.prepare import Data, device
-from videossl_core.views import show
+from videossl_core.views import films, show
 
 # ---- Clips, and what a network says of them
 
@@ -88,11 +88,11 @@ def telling(said: pd.DataFrame) -> list[int]:
     return chosen
 
 
-def films(clips: Clips, positions: list[int], captions: list[str], fps: int = 8) -> HTML:
+def played(clips: Clips, positions: list[int], captions: list[str], fps: int = 8) -> HTML:
     """The very clips that the network gets, playable, slowed down."""
     pictures = (clips.pixels[i].permute(1, 2, 3, 0).numpy() for i in positions)
-    played = [show.player(f, fps, c, 170) for f, c in zip(pictures, captions, strict=True)]
-    return HTML("".join(played))
+    shown = [films.player(f, fps, c, 170) for f, c in zip(pictures, captions, strict=True)]
+    return HTML("".join(shown))
 
 
 # ---- Training with the curves in sight

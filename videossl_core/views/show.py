@@ -1,11 +1,6 @@
 """What a notebook shows of videos: roles, clips, films, answers. And, under one name, of work in progress."""
 
-import base64
-import io
-import tempfile
-from collections.abc import Iterable, Iterator
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -14,13 +9,12 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import HTML
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from videossl_core import sampling
 from videossl_core.data import codec, frames
 from videossl_core.teacher import IMAGENET_CLASSES
-from videossl_core.views import figures
+from videossl_core.views import figures, films
 from videossl_core.views.progress import LiveTraining, progress
 
 if TYPE_CHECKING:
@@ -61,10 +55,6 @@ def role_bars(split: pd.DataFrame, classes: list[str]) -> Figure:
         {counts.labelled.min()} to {counts.labelled.max()} a class, and {counts.unlabelled.sum()} unlabelled,
         {counts.unlabelled.min()} to {counts.unlabelled.max()} a class.""",
     )
-
-
-def _picture(jpeg: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
 
 
 def _draw(picture: np.ndarray, axis, title: str = "") -> None:
@@ -117,7 +107,7 @@ def teacher_bars(data: "Data", p: "Params", videos: int = 4, names: int = 5) -> 
     for (above, below), row in zip(axes.T, rows.itertuples(), strict=True):
         middle = int(data.store.table.loc[row.video, "frames"]) // 2 // data.store.settings.teacher_stride
         jpeg = data.store.read(row.video, np.array([middle]), teacher=True)[0]
-        _draw(_picture(jpeg), above, row.class_name)
+        _draw(films.picture(jpeg), above, row.class_name)
         h = data.targets.of(row.video, middle * data.store.settings.teacher_stride)
         best = h.argsort()[::-1][:names]
         below.barh(range(names), h[best], color="#56b4e9")
@@ -178,7 +168,7 @@ def figure5(chosen: pd.DataFrame, models: dict[str, pd.DataFrame], store: frames
         axis.axis("off")
     for axis, row in zip(axes.flat, chosen.itertuples(), strict=False):
         middle = int(store.table.loc[row.video, "frames"]) // 2 // store.settings.teacher_stride
-        _draw(_picture(store.read(row.video, np.array([middle]), teacher=True)[0]), axis)
+        _draw(films.picture(store.read(row.video, np.array([middle]), teacher=True)[0]), axis)
         axis.set_title(row.class_name, fontsize=9)
         axis.text(0.5, -0.03, "\n".join(answers(models, row.video)), transform=axis.transAxes,
                   ha="center", va="top", fontsize=8)  # fmt: skip
@@ -189,47 +179,12 @@ def figure5(chosen: pd.DataFrame, models: dict[str, pd.DataFrame], store: frames
     )
 
 
-def stored(store: frames.FrameStore, video: str) -> tuple[Iterator[np.ndarray], float]:
-    """The pictures of a stored video, at most ten seconds, and how many to show a second."""
-    row = store.table.loc[video]
-    fps = float(row.fps) or 25.0
-    return map(_picture, store.read(video, np.arange(min(int(row.frames), round(10 * fps))))), fps
-
-
-def write_film(path: Path, pictures: Iterable[np.ndarray], fps: float) -> None:
-    """Write pictures (height, width, 3) uint8 as a film that browsers play: H.264, which wants even sides."""
-    codec.write(path, (p[: p.shape[0] // 2 * 2, : p.shape[1] // 2 * 2] for p in pictures), fps)
-
-
-def film(store: frames.FrameStore, video: str, caption: str = "", width: int = 160) -> str:
-    """HTML of a playable video: its stored frames, at most ten seconds, encoded into the page itself."""
-    return player(*stored(store, video), caption, width)
-
-
-def player(pictures: Iterable[np.ndarray], fps: float, caption: str = "", width: int = 160) -> str:
-    """HTML that plays pictures (height, width, 3) uint8, encoded into the page itself."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "clip.mp4"
-        write_film(path, pictures, fps)
-        return playing(path.read_bytes(), caption, width)
-
-
-def playing(mp4: bytes, caption: str = "", width: int = 160) -> str:
-    """HTML that plays a film's bytes."""
-    data = base64.b64encode(mp4).decode()
-    box = f"display:inline-block;margin:4px;width:{width}px;vertical-align:top"
-    text = "font-size:80%;line-height:1.4;overflow-wrap:anywhere"
-    return (
-        f'<figure style="{box}"><video width="{width}" controls loop muted autoplay '
-        f'playsinline src="data:video/mp4;base64,{data}"></video>'
-        f'<figcaption style="{text}">{caption}</figcaption></figure>'
-    )
-
-
 def doubtful(answers: "Answers", n: int = 6) -> HTML:
     """The first n videos of ``answers``, playable, with what was said of each."""
-    films = [playing(codec.for_browser(answers.path(r.video)), _said(r), 240) for r in _usable(answers, n)]
-    return HTML("".join(films) or "<i>no video to show</i>")
+    shown = [
+        films.playing(codec.for_browser(answers.path(r.video)), _said(r), 240) for r in _usable(answers, n)
+    ]
+    return HTML("".join(shown) or "<i>no video to show</i>")
 
 
 def confidences(answers: "Answers", video: str, most: int = 6) -> Figure:
@@ -267,7 +222,7 @@ def along(answers: "Answers", n: int = 3) -> HTML:
         picture = (
             f'<div style="display:inline-block;max-width:100%">{figures.bundle(figure)[0]["text/html"]}</div>'
         )
-        lines.append(playing(codec.for_browser(answers.path(row.video)), _said(row), 240) + picture)
+        lines.append(films.playing(codec.for_browser(answers.path(row.video)), _said(row), 240) + picture)
         plt.close(figure)
     return HTML("<br>".join(lines) or "<i>no video to show</i>")
 
@@ -289,11 +244,11 @@ def _said(row) -> str:
 
 def players(chosen: pd.DataFrame, models: dict[str, pd.DataFrame], store: frames.FrameStore) -> HTML:
     """The chosen videos side by side, playable, with the models' answers below each."""
-    films = []
+    shown = []
     for row in chosen.itertuples():
         caption = "<br>".join([f"<b>{row.class_name}</b>", *answers(models, row.video)])
-        films.append(film(store, row.video, caption, width=200))
-    return HTML("".join(films) or "<i>nothing to show</i>")
+        shown.append(films.film(store, row.video, caption, width=200))
+    return HTML("".join(shown) or "<i>nothing to show</i>")
 
 
 def agreement(models: dict[str, pd.DataFrame]) -> pd.DataFrame:
