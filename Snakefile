@@ -56,7 +56,7 @@ rule figures:
     output: touch(folder / "figures.done")
     log: folder / "paper_figures.ipynb"
     resources: runtime="1h"
-    params: words=f"-p datasets {grid.dataset} {grid.given}"
+    params: words=grid.figures
     shell: "{run} paper_figures {log:q} {params.words}"
 
 
@@ -66,4 +66,4 @@ onerror:
         print(f"  {name:<40} {notebook}")
     done = [c for c in cells if (folder / f"evaluate-{c}.done").exists()]
     if done:  # the figures of what there is
-        shell(f"{run} paper_figures {str(folder / 'paper_figures.ipynb')!r} -p datasets {grid.dataset} {grid.given}")
+        shell(f"{run} paper_figures {str(folder / 'paper_figures.ipynb')!r} {grid.figures}")

@@ -137,7 +137,10 @@ def test_the_rest_of_a_grid_is_what_is_not_published(tmp_path, monkeypatch):
     (tmp_path / "outputs/reference/demo").mkdir(parents=True)
     rows = "method,variant,label_pct,seed\nsd,,10.0,0\nvideossl,T1,10.0,0\n"
     (tmp_path / "outputs/reference/demo/results.csv").write_text(rows)
-    assert list(grid.Grid.of(asked).cells) == ["videossl-10-seed0"]
+    rest = grid.Grid.of(asked)
+    assert list(rest.cells) == ["videossl-10-seed0"]
+    assert cell.parse(rest.figures) == {"datasets": "demo", "published": True}
+    assert cell.parse(grid.Grid.of(asked | {"rest": ""}).figures) == {"datasets": "demo"}
     with pytest.raises(params.ParameterError, match=r"no cell with .*'sd'.*all others are published"):
         grid.Grid.of(asked | {"methods": "sd"})
 

@@ -49,6 +49,7 @@ class Grid:
     dataset: str
     cells: dict[str, Cell]
     given: str  # more parameters for every notebook, as ``-p name value ...``
+    rest: bool = False  # the published cells are left out
 
     @classmethod
     def of(cls, config: dict) -> "Grid":
@@ -91,7 +92,7 @@ class Grid:
         if not cells:
             left = "; all others are published" if config.get("rest") else ""
             raise params.ParameterError(f"grid of {dataset}: no cell with {only}{left}")
-        return cls(dataset, cells, config.get("given") or "")
+        return cls(dataset, cells, config.get("given") or "", bool(config.get("rest")))
 
     def parameters(self, **more) -> params.Params:
         return params.load(**{"dataset": self.dataset} | parse(self.given) | more)
@@ -101,6 +102,11 @@ class Grid:
         """Executed notebooks, and a mark for each that is done."""
         p = self.parameters()
         return p.outputs / self.dataset / (f"grid@{p.variant}" if p.variant else "grid")
+
+    @property
+    def figures(self) -> str:
+        """What papermill is told to make the figures; they show the whole grid, published cells too."""
+        return f"-p datasets {self.dataset} {'-p published true ' * self.rest}{self.given}"
 
     def hours(self) -> float:
         """Of training all cells one after the other, from what ``make bench`` measured."""
