@@ -202,7 +202,7 @@ def test_from_the_first_click_to_the_gain(own):
     assert again.state["left"] == 5
 
     desk.labels.reread()
-    assert desk.labels.lacking() == ""
+    assert desk.lacking() == ""
     made = annotate.train(desk.p)
     table, gain = annotate.worth(made)
     held_out = {v for v, (_, split) in desk.labels.rows.items() if split == "test"}
@@ -335,6 +335,16 @@ def test_the_last_video_and_nothing_to_take_back(own):
     assert (widget.state["video"], widget.clip, widget.state["left"]) == ("", b"", 0)
     widget.press("undo")
     assert widget.state["left"] == 1
+
+
+def test_a_label_for_every_video_leaves_nothing_to_learn_from(own):
+    desk = Desk(own)
+    for video in desk.videos:
+        desk.labels.set(video, true(video))
+    assert desk.labels.lacking() == ""
+    assert desk.lacking().startswith("Every video has a label")
+    desk.labels.undo()
+    assert desk.lacking() == ""
 
 
 def test_the_interval_of_a_gain_covers_the_truth():

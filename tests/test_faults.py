@@ -127,6 +127,7 @@ def test_decoding_that_is_killed_and_started_again_ends_in_the_same_store(tmp_pa
             part += 0 < len(list((tmp_path / f"s{trial}").rglob("*.frames"))) < 40
         helpers.finish(helpers.decode_all, tmp_path / f"s{trial}", tmp_path / "videos", names)
         assert helpers.tree(tmp_path / f"s{trial}") == truth
+    assert part or times < 10
     fault(
         f"kill -9 while videos are decoded, at a random time ({part} with a part done)", 2 * times, "nothing"
     )
@@ -148,7 +149,7 @@ def test_preparation_that_is_killed_ends_in_the_same_targets(tiny, tmp_path, tim
         reached.add((data / "videos/demo.txt").exists() + any(data.rglob("*.npy")))
         helpers.finish(helpers.prepare_all, given, tmp_path / "log")
         assert {k: v for k, v in helpers.tree(data).items() if not k.endswith("store.csv")} == truth
-    assert reached
+    assert len(reached) > 1 or trials < 6
     fault("kill -9 while videos are rendered, decoded, or shown to the teacher", trials, "nothing")
 
 

@@ -360,6 +360,18 @@ def test_overwriting_that_was_interrupted_goes_on(tiny):
     assert steps == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("given", [{"overwrite": True}, {"resume": "never"}, {"lr": 0.5, "overwrite": True}])
+def test_what_cannot_begin_removes_nothing(tiny, monkeypatch, given):
+    run = training.train(tiny())
+    before = {path: path.read_bytes() for path in run.files}
+    monkeypatch.setattr(
+        training.Batches, "__init__", lambda *_: (_ for _ in ()).throw(ValueError("no video"))
+    )
+    with pytest.raises(ValueError, match="no video"):
+        training.train(tiny(**given))
+    assert {path: path.read_bytes() for path in run.files} == before
+
+
 def test_a_checkpoint_between_two_rows_of_the_log_loses_no_step_of_their_means(tiny):
     def stop(row):
         if row["step"] == 6:

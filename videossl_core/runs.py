@@ -118,10 +118,11 @@ def alone(run: Run) -> Iterator[None]:
 
 
 def begin(run: Run, p: "Params") -> pd.DataFrame | None:
-    """The saved split of an earlier start that goes on now; None, and an empty folder, for a new run.
+    """The saved split of an earlier start that goes on now; None for a new run.
 
-    ``overwrite`` replaces a finished run or one with other parameters; one that it has begun and that was
-    interrupted goes on, so that the same command can be given again.
+    Nothing is removed here: ``describe`` makes room once all that the new run needs is there. ``overwrite``
+    replaces a finished run or one with other parameters; one that it has begun and that was interrupted goes
+    on, so that the same command can be given again.
 
     Raises:
         RunError: the folder holds a run with other parameters, or ``resume = must`` finds none.
@@ -137,9 +138,6 @@ def begin(run: Run, p: "Params") -> pd.DataFrame | None:
                 "replace it, or another dataset name or outputs folder to keep it"
             )
         return run.read_split()
-    for path in run.files:  # the parameters first: without them nothing here counts as a run
-        path.unlink(missing_ok=True)
-    shutil.rmtree(run.tensorboard, ignore_errors=True)
     return None
 
 
@@ -184,7 +182,10 @@ def check_facts(run: Run, checkpoint: dict, facts: dict, needed: list[str]) -> N
 
 
 def describe(run: Run, p: "Params", data: "Data", device: str, precision: str) -> None:
-    """Write what the run is before its first step."""
+    """Write what the run is before its first step, in place of whatever run was there."""
+    for path in run.files:  # the parameters first: without them nothing here counts as a run
+        path.unlink(missing_ok=True)
+    shutil.rmtree(run.tensorboard, ignore_errors=True)
     run.folder.mkdir(parents=True, exist_ok=True)
     files.write_text(run.split, splits.to_csv(data.split))
     facts = {"started": provenance.now(), "split_sha256": splits.split_hash(data.split), "seed": p.seed}

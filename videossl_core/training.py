@@ -141,6 +141,7 @@ class _Training:
         self.data = data = prepare(p, split=saved_split, progress=progress)
         if saved_split is not None:
             runs.check_split(run, saved_split, draw(p, data.index, data.rejected.video))
+        self.batches = Batches(p, method, data.split, data.store, data.targets, ranks.rank, ranks.count)
         network = build_network(p, len(data.classes)).to(where)
         self.precision = ranks.told(precision.choose(p, network, where) if ranks.first else None)
         self.precision.apply(network)
@@ -189,13 +190,12 @@ class _Training:
         self.run.write_checkpoint(self.state | self.facts | parts | {"precision": asdict(self.precision)})
 
     def go(self, on_log, on_eval) -> None:
-        p, method, state = self.p, self.method, self.state
+        p, state = self.p, self.state
         self.show(on_eval)  # what earlier starts have done
         self.evaluate_if_due(on_eval)  # killed while it evaluated
-        data, ranks = self.data, self.ranks
-        batches = Batches(p, method, data.split, data.store, data.targets, ranks.rank, ranks.count)
+        ranks = self.ranks
         steps = range(state["step"], p.steps)
-        feed = loader(batches, p, self.where, sampler=steps)
+        feed = loader(self.batches, p, self.where, sampler=steps)
         for batch in self.progress(ahead(feed), p.steps, _label(p), state["step"]):
             step = batch.pop("step")
             self.step(step, {name: v.to(self.where, non_blocking=True) for name, v in batch.items()})
@@ -215,7 +215,7 @@ class _Training:
             self.events.close()
         if ranks.first:
             minutes = {"train_seconds": round(state["seconds"], 1), "processes": ranks.count}
-            runs.finish(self.run, **minutes, rejected=len(data.rejected))
+            runs.finish(self.run, **minutes, rejected=len(self.data.rejected))
 
     def step(self, step: int, batch: dict) -> None:
         """Forward, backward, checks, and the change of the weights."""

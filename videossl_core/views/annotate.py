@@ -121,6 +121,16 @@ class Desk:
         rows = self.labels.rows | ({but: ("", "skip")} if but else {})
         return suggest(self.videos, self.likeness, rows, self.p.classes, said)
 
+    def lacking(self) -> str:
+        """What is missing before a training makes sense, in one sentence; empty if nothing is."""
+        said = self.labels.lacking()
+        if not said and all(video in self.labels.rows for video in self.videos):
+            return (
+                "Every video has a label or was skipped, but VideoSSL learns from those without: add videos "
+                f"to {self.root} and run this notebook again, or take some labels back."
+            )
+        return said
+
     def progress(self) -> pd.DataFrame:
         """Labels per class, for training and held out, with the sum."""
         table = pd.DataFrame(self.labels.counts(), index=["training", "held out"]).T
