@@ -1,5 +1,6 @@
 """Sources: what each reads, what each refuses, and the counts of the published lists."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -127,6 +128,15 @@ def test_kinetics_folders_and_csv(tmp_path):
     write(tmp_path / "lists", {"all.csv": "\n".join(rows)})
     listed = read("kinetics", root, lists=tmp_path / "lists")
     pd.testing.assert_frame_equal(listed.table, index.table)
+    empty_files(root, "test/ski jumping/f_000006_000016.mp4")  # the paper tests on the validation videos
+    write(tmp_path / "lists", {"all.csv": "\n".join([*rows, "ski jumping,f,6,16,test"])})
+    for given in ({}, {"lists": tmp_path / "lists"}):
+        with pytest.warns(UserWarning, match=r"tested on val(idate)?; test is left out"):
+            pd.testing.assert_frame_equal(read("kinetics", root, **given).table, index.table)
+    write(tmp_path / "lists", {"all.csv": "\n".join([*rows, "ski jumping,f,6,16,tset"])})
+    with pytest.raises(DatasetError, match=r"line 7: split 'tset' is not train, val, validate, test"):
+        read("kinetics", root, lists=tmp_path / "lists")
+    shutil.rmtree(root / "test")
     largest = read("kinetics", root, largest_classes=1)
     assert largest.classes == ["skiing (x)"]
     write(tmp_path / "lists", {"all.csv": "label,id\nx,y\n"})
@@ -144,6 +154,9 @@ def test_folder_with_and_without_a_test_split(tmp_path):
     pd.testing.assert_frame_equal(again.table, index.table)  # all runs share one test split
     split = empty_files(tmp_path / "b", "train/cat/1.mp4", "test/cat/2.mkv")
     assert list(read("folder", split).table.split) == ["test", "train"]
+    empty_files(split, "val/cat/3.mkv")
+    with pytest.warns(UserWarning, match="tested on test; val is left out"):
+        assert list(read("folder", split).table.video) == ["test/cat/2.mkv", "train/cat/1.mp4"]
 
 
 def test_an_empty_folder_is_an_error(tmp_path):
@@ -313,6 +326,27 @@ def test_kinetics100_by_rule(published_lists):
     )
     chosen = datasets._chosen_classes(params.load(dataset="kinetics400", largest_classes=100), table, names)
     assert len(set(chosen) & set(params.load(dataset="kinetics100").classes)) >= 99
+
+
+def test_kinetics100_by_rule_takes_its_labels_from_the_list_of_all_classes(published_lists, tmp_path):
+    """As many classes as the authors' list of 100 has, but not the same."""
+    videos = authors_kinetics(published_lists, "ssl_sub400c_10p_labeled0.lst", "ssl_sub100c_10p_labeled0.lst")
+    names = {video.split("/")[1] for video in videos}
+    asked = [*sorted(set(params.load(dataset="kinetics100").classes) - {"zumba"}), "crossing river"]
+    rows = ["video,label,split"]
+    for video in dict.fromkeys(videos):
+        _, label, name = video.split("/")
+        rows.append(f'"Train/{label}/{name}","{label}",train')
+    for label in names:
+        (tmp_path / "root/Train" / label).mkdir(parents=True)
+        rows.append(f'"Train/{label}/test.mp4","{label}",test')
+    table = write(tmp_path, {"all.csv": "\n".join(rows)}) / "all.csv"
+    given = {"root": tmp_path / "root", "lists": table, "source": "csv", "classes": asked}
+    p = params.load(dataset="kinetics400", **given, label_list=published_lists / "videossl/kinetics")
+    split = splits.make_split(p, datasets.read_index(p))
+    whole = authors_kinetics(published_lists, "ssl_sub400c_10p_labeled0.lst")
+    labelled = {video for video in whole if video.split("/")[1] in asked}
+    assert set(split.video[split.role == "labelled"]) == labelled
 
 
 def test_kinetics400_is_numbered_like_the_authors(published_lists):

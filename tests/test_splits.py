@@ -1,6 +1,7 @@
 """Label splits: properties of the draws, and what a label list may not say."""
 
 import warnings
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -97,6 +98,19 @@ def test_ids_may_count_from_zero_or_one(listed, base):
 def test_a_wrong_line_is_named(listed, text, message):
     with pytest.raises(SplitError, match=message):
         listed(text)
+
+
+def test_a_copy_may_lack_some_videos_of_a_list(listed):
+    lines = [f"c0/v{i:03d}.avi*0" for i in range(19)]
+    index = index_of([19])
+    here = listed("\n".join(lines), index)
+    with pytest.warns(UserWarning, match=r"line 20: 'c0/gone.avi' is not .* \(1 of 20 such lines\)"):
+        split = listed("\n".join([*lines, "c0/gone.avi*0"]), index)
+    pd.testing.assert_frame_equal(split, here)
+    with pytest.raises(SplitError, match=r"1 of 20 such lines\); max_reject_pct is how many may"):
+        listed("\n".join([*lines, "c0/gone.avi*0"]), index, max_reject_pct=4)
+    with pytest.raises(SplitError, match=r"1 of 20 such lines\); label_draw"):  # of official lists none is
+        listed("\n".join([*lines, "c0/gone.avi*0"]), index, lists=Path("lists"))
 
 
 def test_stars_in_names_are_part_of_the_name(listed):

@@ -364,9 +364,11 @@ def test_overwriting_that_was_interrupted_goes_on(tiny):
 def test_what_cannot_begin_removes_nothing(tiny, monkeypatch, given):
     run = training.train(tiny())
     before = {path: path.read_bytes() for path in run.files}
-    monkeypatch.setattr(
-        training.Batches, "__init__", lambda *_: (_ for _ in ()).throw(ValueError("no video"))
-    )
+
+    def refuse(*_):
+        raise ValueError("no video")
+
+    monkeypatch.setattr(training, "Batches", refuse)
     with pytest.raises(ValueError, match="no video"):
         training.train(tiny(**given))
     assert {path: path.read_bytes() for path in run.files} == before

@@ -4,7 +4,8 @@ A new source is a function from parameters to rows and a row of SOURCES.
 """
 
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from videossl_core.params import Params
 
 VIDEO_SUFFIXES = {".avi", ".mp4", ".m4v", ".mkv", ".webm", ".mov", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv",
-                  ".ts"}  # fmt: skip
+                  ".ts", ".mts", ".m2ts", ".3gp", ".3g2"}  # fmt: skip
 
 Rows = list[tuple[str, str, str]]
 """(video, class name, split), the video as a POSIX path relative to the root, the split train or test."""
@@ -124,10 +125,12 @@ def _kinetics(p: "Params") -> tuple[Rows, list[str]]:
     """Folder per class below train/ and val/ (any case), or the official CSVs in ``lists``.
 
     A CSV has the columns label, youtube_id, time_start, time_end, split; its videos are
-    ``<split>/<label>/<youtube_id>_<start>_<end>.mp4`` with six digits each.
+    ``<split>/<label>/<youtube_id>_<start>_<end>.mp4`` with six digits each. Tested on is the validation
+    split, as in the paper (4.2.2), or the test split where there is no other.
     """
+    held_out = ("val", "validate", "test")
     if p.lists is None:
-        return _split_folders(p.root, {"train": "train", "val": "test", "validate": "test", "test": "test"})
+        return _split_folders(p.root, held_out)
     rows = []
     paths = (
         [p.lists]
@@ -140,11 +143,24 @@ def _kinetics(p: "Params") -> tuple[Rows, list[str]]:
         for n, r in enumerate(table.itertuples(), 2):
             if not (r.label and r.youtube_id and r.time_start.isdecimal() and r.time_end.isdecimal()):
                 raise DatasetError(f"{path} line {n}: needs a label, a youtube_id and whole seconds as times")
+            if r.split.lower() not in ("train", *held_out):
+                raise DatasetError(f"{path} line {n}: split {r.split!r} is not train, {', '.join(held_out)}")
             folder = folders.get(r.split.lower(), folders.get(r.split.lower()[:3], r.split))
             name = f"{r.youtube_id}_{int(r.time_start):06d}_{int(r.time_end):06d}.mp4"
             label = r.label if (p.root / folder / r.label).is_dir() else r.label.replace(" ", "_")
-            rows.append((f"{folder}/{label}/{name}", r.label, "train" if r.split == "train" else "test"))
+            rows.append((f"{folder}/{label}/{name}", r.label, r.split.lower()))
+    test = _held_out({split for *_, split in rows}, held_out, p.lists)
+    roles = {"train": "train", test: "test"}
+    rows = [(video, name, roles[split]) for video, name, split in rows if split in roles]
     return rows, alphabetical({name for _, name, _ in rows})
+
+
+def _held_out(there: Iterable[str], preferred: tuple[str, ...], where: Path) -> str:
+    """The one of these splits that is tested on; a mix of two would be neither."""
+    found = [split for split in preferred if split in there]
+    if len(found) > 1:
+        warnings.warn(f"{where}: tested on {found[0]}; {', '.join(found[1:])} is left out", stacklevel=2)
+    return found[0] if found else ""
 
 
 def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
@@ -157,25 +173,23 @@ def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     return table
 
 
-def _split_folders(root: Path, splits: dict[str, str]) -> tuple[Rows, list[str]]:
-    found = {
-        f: splits[f.lower()]
-        for f in _subfolders(_folder_of(root, "root of the videos"))
-        if f.lower() in splits
-    }
+def _split_folders(root: Path, held_out: tuple[str, ...]) -> tuple[Rows, list[str]]:
+    """Class folders below train/ and the first of these folders that there is, in any case."""
+    folders = {f.lower(): f for f in _subfolders(_folder_of(root, "root of the videos"))}
     rows = []
-    for folder, split in found.items():
-        for name in _subfolders(root / folder):
+    for split, there in (("train", "train"), ("test", _held_out(folders, held_out, root))):
+        folder = folders.get(there, there)
+        for name in _subfolders(root / folder) if there in folders else []:
             rows += [(f"{folder}/{name}/{v}", name, split) for v in videos_below(root / folder / name)]
     return rows, alphabetical({name for _, name, _ in rows})
 
 
 def _folder(p: "Params") -> tuple[Rows, list[str]]:
-    """Class folders below train/ and test/, or directly below the root with a seeded held-out part."""
+    """Class folders below train/ and test/ or val/, or right below the root with a seeded held-out part."""
     root = _folder_of(p.root, "root of the videos")
     names = {name.lower() for name in _subfolders(root)}
     if "train" in names and names <= {"train", "test", "val"}:
-        return _split_folders(root, {"train": "train", "test": "test", "val": "test"})
+        return _split_folders(root, ("test", "val"))
     rows = [(f"{name}/{v}", name, "") for name in _subfolders(root) for v in videos_below(root / name)]
     return _hold_out(rows, p.test_pct), alphabetical({name for _, name, _ in rows})
 
@@ -208,7 +222,7 @@ def _hold_out(rows: Rows, test_pct: float) -> Rows:
 
 
 def _demo(p: "Params") -> tuple[Rows, list[str]]:
-    return _split_folders(p.videos_dir, {"train": "train", "test": "test"})
+    return _split_folders(p.videos_dir, ("test",))
 
 
 def _annotated(p: "Params") -> tuple[Rows, list[str]]:

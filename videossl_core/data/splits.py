@@ -40,16 +40,22 @@ def _stratified(p: "Params", train: pd.DataFrame, index: Index) -> np.ndarray:
 def _listed(p: "Params", train: pd.DataFrame, index: Index) -> np.ndarray:
     path = p.label_list
     if path.is_dir():
-        names = [
-            f"ssl_sub{len(c)}c_{p.label_pct:g}p_labeled0.lst" for c in (index.classes, index.all_classes)
-        ]
-        path = next((path / name for name in names if (path / name).exists()), path / names[-1])
+        name = f"ssl_sub{{}}c_{p.label_pct:g}p_labeled0.lst"
+        part, path = (path / name.format(len(c)) for c in (index.classes, index.all_classes))
+        if part.exists() and _classes_in(part) <= set(index.classes):  # as many classes may be other ones
+            path = part
         if not path.exists():
             found = ", ".join(sorted(f.name for f in path.parent.glob("*_labeled0.lst"))) or "no such list"
             raise SplitError(
                 f"{path}: no such file; the folder has {found}. Or draw: label_draw = stratified"
             )
-    return read_label_list(path, train, index)
+    # where the index is what is on the disk, a copy that lacks videos shows only here
+    return read_label_list(path, train, index, p.max_reject_pct if p.lists is None else 0)
+
+
+def _classes_in(path: Path) -> set[str]:
+    lines = files.read_text(path).splitlines()
+    return {PurePosixPath(line.rpartition("*")[0]).parent.name for line in lines if line.strip()}
 
 
 # One row per way to choose: (parameters, training videos, index) -> positions of the labelled ones.
@@ -66,15 +72,19 @@ def _key(video: str) -> str:
     return f"{path.parent.name}/{path.stem}"
 
 
-def read_label_list(path: Path, train: pd.DataFrame, index: Index) -> np.ndarray:
+def read_label_list(path: Path, train: pd.DataFrame, index: Index, missing_pct: float = 0) -> np.ndarray:
     """Positions in ``train`` of the videos of a list in the authors' format, ``path*label`` a line.
 
     Ids may count from 0 (HMDB51, Kinetics) or from 1 (UCF101), over all classes of the data set or the
     chosen ones; lines of classes that are left out of the index are passed over.
 
+    Args:
+        missing_pct: so many lines, in percent, may name a video that is not a training video; a warning
+            counts them.
+
     Raises:
-        SplitError: a line is malformed, repeats another, names a video that is not a training video, or
-            has a label that is not its class's.
+        SplitError: a line is malformed, repeats another, has a label that is not its class's, or too many
+            name a video that is not a training video.
     """
     position = {_key(video): i for i, video in enumerate(train.video)}
     if len(position) < len(train):
@@ -84,6 +94,7 @@ def read_label_list(path: Path, train: pd.DataFrame, index: Index) -> np.ndarray
     left_out = set(index.all_classes) - set(index.classes)
     entries: list[tuple[int, int, int, str]] = []  # line, position in train, id, class name
     seen: dict[int, int] = {}
+    missing: list[str] = []
     for n, line in enumerate(files.read_text(path).splitlines(), 1):
         if not line.strip():
             continue
@@ -98,11 +109,18 @@ def read_label_list(path: Path, train: pd.DataFrame, index: Index) -> np.ndarray
             continue
         at = position.get(_key(video))
         if at is None:
-            raise SplitError(f"{path} line {n}: {video!r} is not a training video of this data set and split")
+            missing.append(f"{path} line {n}: {video!r} is not a training video of this data set and split")
+            continue
         if at in seen:
             raise SplitError(f"{path} line {n}: {video!r} stands in line {seen[at]} too")
         seen[at] = n
         entries.append((n, at, int(label), train.class_name.iloc[at]))
+    if missing:
+        count = f"{missing[0]} ({len(missing)} of {len(missing) + len(entries)} such lines)"
+        if 100 * len(missing) > missing_pct * (len(missing) + len(entries)):
+            way = "max_reject_pct is how many may be missing, in %; " if missing_pct else ""
+            raise SplitError(f"{count}; {way}label_draw = stratified draws among the videos that are here")
+        warnings.warn(f"{count}: they are left out", stacklevel=2)
     if not entries:
         raise SplitError(f"{path}: no labelled video of the classes {', '.join(index.classes[:5])}")
     # ids count from 0 or 1, over all classes of the data set or over the chosen ones (Kinetics-100)
