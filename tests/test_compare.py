@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from videossl_core import runs
 from videossl_core.views import compare, gathered, paper
 
 CLASSES = ["Archery", "Surfing"]
@@ -203,6 +204,37 @@ def test_published_runs_stand_in_for_those_that_are_not_here(tmp_path, monkeypat
     assert list(answers["sd/10/seed0"]) == ["b", "b"]  # one's own, not the published one
     assert list(answers["sd@T1/10/seed0"]) == ["b", "a"]
     assert list(gathered.add_published(found.head(0)).video_top1) == [100.0, 0.0]
+
+
+def test_names_of_classes_are_text_whatever_they_are(tmp_path, monkeypatch):
+    """A folder of one's own may well have the class "None", "NA" or "1"."""
+    monkeypatch.setattr(gathered, "FOLDER", tmp_path / "reference")
+    names, said = ["None", "NA", "1", "02"], ["None", "1", "1", "02"]
+    own = pd.DataFrame({"video": [f"{n}.avi" for n in names], "class_name": names, "video_pred": said})
+    (tmp_path / "own").mkdir()
+    own.assign(video_right=own.class_name == own.video_pred).to_csv(
+        tmp_path / "own/predictions_test.csv", index=False
+    )
+    assert list(runs.read_table(tmp_path / "own/predictions_test.csv").video_right) == [
+        True,
+        False,
+        True,
+        True,
+    ]
+    (tmp_path / "reference/names").mkdir(parents=True)
+    theirs = own.rename(columns={"video_pred": "sd/10/seed1"}).assign(**{"sd/10/seed2": ["", "", "1", "1"]})
+    theirs.to_csv(tmp_path / "reference/names/answers.csv", index=False)
+    rows = [
+        ("names", "sd", "", 10.0, 1, seed, str(tmp_path / "own") if seed == 0 else "") for seed in range(3)
+    ]
+    found = pd.DataFrame(
+        rows, columns=["dataset", "method", "variant", "label_pct", "split", "seed", "folder"]
+    )
+    right = compare.Runs(found, gathered.answers(found)).right.T
+    order = [f"{n}.avi" for n in names]
+    assert right.loc["sd/10/seed0", order].to_list() == [1, 0, 1, 1]
+    assert right.loc["sd/10/seed1", order].to_list() == [1, 0, 1, 1]
+    assert right.loc["sd/10/seed2", order].isna().to_list() == [True, True, False, False]  # "": not tested
 
 
 def test_figure_6_is_of_the_seeds_that_both_have_here_or_published(tmp_path, monkeypatch):

@@ -28,6 +28,15 @@ CELL = ["dataset", "method", "variant", "label_pct", "label_draw", "split", "see
 RESULTS = [*CELL, "clip_top1", "video_top1", "steps", "minutes", "split_sha256", "commit", "folder"]
 
 
+NAMES = dict.fromkeys(("video", "class_name", "clip_pred", "video_pred", "predicted"), str)
+
+
+def read_table(path: Path, dtype=NAMES) -> pd.DataFrame:
+    """A CSV in which videos and classes are named: a name is text, "1" and "None" too, and only an empty cell
+    has no value."""
+    return pd.read_csv(path, dtype=dtype, keep_default_na=False, na_values=[""])
+
+
 class RunError(RuntimeError):
     """A run cannot start or go on as asked; the message names what is in the way."""
 
@@ -242,7 +251,7 @@ def predictions(p: "FigureParams") -> dict[str, pd.DataFrame]:
     for method in p.methods:
         run = Run(p.model_copy(update={"method": method}).run_dir)
         if run.finished and run.predictions_test.exists():
-            found[method] = pd.read_csv(run.predictions_test)
+            found[method] = read_table(run.predictions_test)
             if list(found[method].video) != list(next(iter(found.values())).video):
                 raise RunError(f"{run.folder} was tested on other videos than {next(iter(found))}")
     if not found:

@@ -68,13 +68,13 @@ def curves(media: Media, run: runs.Run, name: str, of: str) -> dict:
 
 
 def gain(media: Media, run: runs.Run, baseline: runs.Run, name: str) -> dict:
-    ours, theirs = (pd.read_csv(r.per_class).set_index("class_name").clip_top1 for r in (run, baseline))
+    ours, theirs = (runs.read_table(r.per_class).set_index("class_name").clip_top1 for r in (run, baseline))
     figure = paper.figure6((ours - theirs).sort_values(ascending=False, kind="stable"))
     return media.picture(figure, name, "Gain per class over the supervised network of the same labels")
 
 
 def matrix(media: Media, run: runs.Run, name: str, of: str) -> dict:
-    said, classes = pd.read_csv(run.predictions_test), list(pd.read_csv(run.per_class).class_name)
+    said, classes = runs.read_table(run.predictions_test), list(runs.read_table(run.per_class).class_name)
     caption = f"{of}: rows are the true class, columns what the network said of the whole video"
     return media.picture(figures.confusion(said, classes), name, caption)
 
@@ -88,8 +88,8 @@ def store_of(run: runs.Run) -> frames.FrameStore:
 
 def films(media: Media, run: runs.Run, others: dict[str, runs.Run]) -> dict:
     """Figure 5 and the surest mistakes as films, with what the models tested on the same videos say."""
-    own = pd.read_csv(run.predictions_test)
-    models = {m: pd.read_csv(other.predictions_test) for m, other in others.items()}
+    own = runs.read_table(run.predictions_test)
+    models = {m: runs.read_table(other.predictions_test) for m, other in others.items()}
     method = next(m for m, other in others.items() if other.folder == run.folder)
     models = {m: t for m, t in models.items() if m != method and list(t.video) == list(own.video)}
     if "supervised" in models:

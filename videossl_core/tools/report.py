@@ -163,7 +163,7 @@ def _fraction(media: Media, mine: pd.DataFrame, pct: float) -> dict:
         parts.matrix(media, runs.Run(Path(at.folder[m])), f"confusion-{m}-{mark}", parts.title(m))
         for m in (baseline, ours) if m
     ]  # fmt: skip
-    told["pairs"] = parts.mistakes(pd.read_csv(chosen.predictions_test), parts.title(ours))
+    told["pairs"] = parts.mistakes(runs.read_table(chosen.predictions_test), parts.title(ours))
     return told
 
 
@@ -182,9 +182,11 @@ def _run_page(site: Site, mine: pd.DataFrame, row) -> None:
     def fill(media: Media) -> dict:
         p, facts, split = run.read_params(), run.read_provenance(), run.read_split()
         roles = split.role.value_counts()
-        per_class = pd.read_csv(run.per_class).drop(columns="label").rename(columns={"class_name": "class"})
+        per_class = (
+            runs.read_table(run.per_class).drop(columns="label").rename(columns={"class_name": "class"})
+        )
         if baseline:
-            before = pd.read_csv(baseline.per_class).set_index("class_name").video_top1
+            before = runs.read_table(baseline.per_class).set_index("class_name").video_top1
             per_class["video_top1 against supervised"] = [
                 f"{value:+.1f}"
                 for value in per_class.video_top1 - before.reindex(per_class["class"]).to_numpy()
@@ -206,7 +208,7 @@ def _run_page(site: Site, mine: pd.DataFrame, row) -> None:
             "gain": parts.gain(media, run, baseline, "gain") if baseline else None,
             "per_class": table(per_class, "Test videos of each class, top-1 in %"),
             "matrix": parts.matrix(media, run, "confusion", parts.title(row.method)),
-            "pairs": parts.mistakes(pd.read_csv(run.predictions_test), parts.title(row.method)),
+            "pairs": parts.mistakes(runs.read_table(run.predictions_test), parts.title(row.method)),
             **parts.films(media, run, others),
             "provenance": table(parts.flat(facts), "Provenance of the run"),
             "parameters": table(parts.flat(p), "Parameters of the run"),

@@ -115,7 +115,7 @@ class Desk:
     def suggest(self, but: str = "") -> tuple[str, str]:
         """The next video and why, as if ``but`` had a label already."""
         try:
-            said = pd.read_csv(self.predictions, index_col="video")[["predicted", "margin"]]
+            said = runs.read_table(self.predictions).set_index("video")[["predicted", "margin"]]
         except (OSError, ValueError, KeyError):  # not there yet, or not ours
             said = None
         rows = self.labels.rows | ({but: ("", "skip")} if but else {})
@@ -233,7 +233,7 @@ def train(p: Params, progress=quiet) -> dict[str, runs.Run]:
 
 def worth(made: dict[str, runs.Run]) -> tuple[pd.DataFrame, evaluation.Gain]:
     """Clip and video top-1 of the runs on the held-out videos, and the last one's gain over the first."""
-    tables = {method: pd.read_csv(run.predictions_test) for method, run in made.items()}
+    tables = {method: runs.read_table(run.predictions_test) for method, run in made.items()}
     top1 = {m: [100 * t.clip_right.mean(), 100 * t.video_right.mean(), len(t)] for m, t in tables.items()}
     first, last = (tables[m].video_right.to_numpy(bool) for m in COMPARED)
     return (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from videossl_core.data.files import ROOT
-from videossl_core.runs import Run
+from videossl_core.runs import NAMES, Run, read_table
 
 FOLDER = ROOT / "outputs" / "reference"
 """Of each data set results.csv, a row a run, and from the same runs answers.csv and classes.csv."""
@@ -59,7 +59,7 @@ def _collected(
     for row in found.itertuples():
         run = run_name(row)
         if row.folder:
-            table = pd.read_csv(of(Run(Path(row.folder))), index_col=index).rename(columns={column: run})
+            table = read_table(of(Run(Path(row.folder)))).set_index(index).rename(columns={column: run})
         else:
             table = _side_by_side(row.dataset, name, index)
         if run in table:
@@ -75,4 +75,5 @@ def _collected(
 def _side_by_side(dataset: str, name: str, index: str) -> pd.DataFrame:
     """A table of the published runs, empty where there is none."""
     path = FOLDER / dataset / f"{name}.csv"
-    return pd.read_csv(path, index_col=index) if path.exists() else pd.DataFrame()
+    types = str if name == "answers" else NAMES  # what runs said are names too
+    return read_table(path, types).set_index(index) if path.exists() else pd.DataFrame()
