@@ -2,7 +2,7 @@
 #   make grid DATASET=ucf101 GIVEN="-p root /data/ucf101 -p lists /data/ucfTrainTestlist"
 #   make grid DATASET=demo METHODS=supervised,videossl SEEDS=0,1 ARGS=--dry-run
 #   make grid GRID=ucf101_6 GIVEN="-p root ..."        the cells that params/grids/ucf101_6.yaml declares
-#   make grid DATASET=ucf101 ARGS="--workflow-profile params/slurm"        on a SLURM cluster, from its login node
+#   make grid DATASET=ucf101 GPUS=32 ARGS="--workflow-profile params/slurm"        on a SLURM cluster, from its login node
 # An interrupted grid goes on, what is done is not done again, and a failed cell does not stop the others.
 import sys
 

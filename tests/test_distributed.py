@@ -14,7 +14,7 @@ import torch
 from helpers import TINY
 from torch import nn
 
-from videossl_core import distributed, runs, training
+from videossl_core import distributed, evaluation, prepare, runs, training
 
 GIVEN = {"steps": 6, "batch_size": 8, "eval_every": 3, "eval_videos": 5, "log_every": 1, "lr": 0.02}
 
@@ -53,8 +53,16 @@ def test_without_synchronised_batch_norm_it_is_another_run(tiny):
     given = GIVEN | {"method": "supervised", "steps": 3}
     one = runs.Run(training.train(tiny(**given)).folder).read_checkpoint()["model"]
     p = tiny(**given, num_processes=2, sync_batch_norm=False, outputs=tiny().outputs.parent / "two")
-    two = training.train(p).read_checkpoint()["model"]
+    run = training.train(p)
+    two = run.read_checkpoint()["model"]
     assert not torch.allclose(one["backbone.0.weight"], two["backbone.0.weight"], rtol=5e-3, atol=5e-4)
+    network, classes = training.load_network(
+        run, p
+    )  # both processes were asked with the statistics that are saved
+    data = prepare.prepare(p)
+    said = evaluation.predict(network, p, data.rows("test"), classes, data.store, "cpu").table
+    told = runs.read_table(run.predictions_test)
+    np.testing.assert_allclose(said.video_confidence, told.video_confidence, atol=1e-5)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tiny):

@@ -93,6 +93,15 @@ def test_a_finished_run_is_left_alone(tiny, monkeypatch):
     assert run.checkpoint.stat().st_mtime_ns == before
 
 
+def test_what_two_methods_must_share_is_in_their_settings(tiny):
+    for given in ({"method": "sd"}, {}, {"variant": "lr", "lr": 0.5}, {"variant": "T", "T": 1}):
+        training.train(tiny(**{"method": "supervised"} | given))
+    found = runs.find(tiny().outputs, variants=True)
+    found = found.set_index(found.method + found.variant).settings
+    assert found["supervised"] == found["sd"] == found["supervisedT"]
+    assert found["supervisedlr"] != found["supervised"]
+
+
 def test_other_parameters_are_refused_by_name(tiny):
     training.train(tiny())
     with pytest.raises(RunError, match=r"lr was 0.01 and is now 0.5.*overwrite"):

@@ -67,6 +67,13 @@ class Ranks:
                     "take a multiple"
                 )
 
+    def share_statistics(self, network: nn.Module) -> None:
+        """Take the first process's batch-norm statistics, which are saved: without ``sync_batch_norm`` each
+        process has its own."""
+        if self.count > 1:
+            for buffer in network.buffers():
+                dist.broadcast(buffer, 0)
+
     def wrap(self, network: nn.Module, sync_batch_norm: bool, device: str) -> nn.Module:
         """The network for the forward pass, whose backward pass averages gradients over the processes."""
         if self.count == 1:

@@ -14,6 +14,12 @@ from videossl_core.data.files import ROOT
 BOOKKEEPING = {"resume", "overwrite", "device", "num_workers", "prep_workers", "outputs", "num_processes"}
 BOOKKEEPING |= {"max_reject_pct", "video_timeout", "checkpoint_minutes", "tensorboard"}
 
+# What two methods' runs must have in common to be compared; the rest of their parameters is about one method,
+# or shows in the split, which is compared too.
+SHARED = ["frame_size", "crop_size", "clip_frames", "jpeg_quality", "hflip", "backbone", "shortcut", "width"]
+SHARED += ["loss_reduction", "steps", "batch_size", "lr", "lr_drop_every", "momentum", "dampening"]
+SHARED += ["weight_decay", "last_clip", "precision"]
+
 
 class ParameterError(ValueError):
     """A parameter is unknown or out of range; the message names it and the way out."""

@@ -18,6 +18,7 @@ import torch
 
 from videossl_core import provenance
 from videossl_core.data import files, splits
+from videossl_core.fields import SHARED
 
 if TYPE_CHECKING:
     from videossl_core.params import FigureParams, Params
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 METRICS = ["step", "subset", "clip_top1", "video_top1", "videos"]
 CELL = ["dataset", "method", "variant", "label_pct", "label_draw", "split", "seed"]
-RESULTS = [*CELL, "clip_top1", "video_top1", "steps", "minutes", "split_sha256", "commit", "folder"]
+RESULTS = [*CELL, "clip_top1", "video_top1", "steps", "minutes", "settings", "cpu", "split_sha256", "commit"]
+RESULTS += ["folder"]
 
 
 NAMES = dict.fromkeys(("video", "class_name", "clip_pred", "video_pred", "predicted"), str)
@@ -214,6 +216,11 @@ def finish(run: Run, **facts) -> None:
     run.write_provenance(run.read_provenance() | facts | {"finished": provenance.now()})
 
 
+def settings(p: dict) -> str:
+    """A short hash of what two methods' runs must have in common to be compared, of a params.json."""
+    return files.sha256(json.dumps({name: p[name] for name in SHARED}).encode())[:8]
+
+
 def find(outputs: Path, dataset: str | None = None, variants: bool = False) -> pd.DataFrame:
     """All finished runs below ``outputs``, one row each with the columns of results.csv and the folder.
 
@@ -236,6 +243,7 @@ def find(outputs: Path, dataset: str | None = None, variants: bool = False) -> p
             {k: p[k] for k in CELL}
             | {k: round(float(last[k].iloc[-1]), 2) for k in ("clip_top1", "video_top1")}
             | {"steps": p["steps"], "minutes": round(facts["train_seconds"] / 60, 1)}
+            | {"settings": settings(p), "cpu": facts.get("cpu", "")}
             | {"split_sha256": facts["split_sha256"], "commit": facts["commit"], "folder": str(run.folder)}
         )
     return pd.DataFrame(rows, columns=RESULTS)

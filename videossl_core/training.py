@@ -253,6 +253,7 @@ class _Training:
             return
         self.save()  # spares a run that is killed while it evaluates the way up to here
         judge = self.network if self.ema is None or p.eval_model == "student" else self.ema
+        self.ranks.share_statistics(judge)
         rows = []
         for subset in ("test", "unlabelled"):
             final = subset == "test" and step == p.steps

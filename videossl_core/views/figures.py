@@ -180,7 +180,7 @@ def accuracy(axis, metrics: pd.DataFrame) -> None:
                     color=colour,
                     label=f"{kind}, {subset}",
                 )
-    axis.set(ylabel="top-1, %", ylim=(0, None))
+    axis.set(ylabel="top-1, %", ylim=(0, 102))
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if axis.lines:
         axis.legend()

@@ -23,17 +23,29 @@ def figure4(metrics: pd.DataFrame, title: str = "") -> Figure:
 
 @figures.at_column_width
 def figure1(results: pd.DataFrame, methods: tuple[str, ...] = ("supervised", "videossl")) -> Figure:
-    """Figure 1: video top-1 against the label fraction; seeds as a band from the lowest to the highest."""
+    """Figure 1: video top-1 against the label fraction; seeds as a band from the lowest to the highest, or as
+    a line where the fractions beside have one seed only."""
+    figure, axis = plt.subplots(figsize=(figures.COLUMN, 2.4))
+    figures.accuracy(axis, metrics)
+    axis.set(xlabel="iteration", title=title)
+    return figures.described(
+        figure, f"Figure 4, {title}: chart over {metrics.step.max()} iterations. {figures.in_words(metrics)}"
+    )
+
+
+@figures.at_column_width
+def figure1(results: pd.DataFrame, methods: tuple[str, ...] = ("supervised", "videossl")) -> Figure:
+    """Figure 1: video top-1 against the label fraction; seeds as a band from the lowest to the highest, or as a
+    line where the fractions beside have one seed only."""
     figure, axis = plt.subplots(figsize=(figures.COLUMN, 2.4))
     shown = results[results.method.isin(methods)]
     for name in [m for m in methods if m in set(shown.method)]:
         seeds = shown[shown.method == name].groupby("label_pct").video_top1
-        axis.plot(
-            seeds.mean(), marker="o", color=figures.COLOURS.get(name), label=figures.TITLES.get(name, name)
-        )
-        axis.fill_between(
-            seeds.min().index, seeds.min(), seeds.max(), color=figures.COLOURS.get(name), alpha=0.2, lw=0
-        )
+        colour, several = figures.COLOURS.get(name), seeds.size() > 1
+        low, high = seeds.min(), seeds.max()
+        axis.plot(seeds.mean(), marker="o", color=colour, label=figures.TITLES.get(name, name))
+        axis.fill_between(low.index, low, high, where=several, color=colour, alpha=0.2, lw=0)
+        axis.vlines(low.index[several], low[several], high[several], color=colour, lw=1)
     fractions = sorted(shown.label_pct.unique())
     if len(fractions) > 2:
         axis.set_xscale("log")
@@ -92,10 +104,13 @@ def intervals(gains: pd.Series, against: str) -> Figure:
     figure, axis = plt.subplots(figsize=(figures.COLUMN, 0.7 + 0.22 * len(gains)))
     axis.axvline(0, color="black", lw=0.8)
     points, low, high = (np.array([getattr(g, n) for g in gains]) for n in ("points", "low", "high"))
-    axis.errorbar(
-        points, range(len(gains)), xerr=[points - low, high - points], fmt="o", capsize=2, color="#0072b2"
+    at, alone = np.arange(len(gains)), np.isnan(low)
+    axis.errorbar(points, at, xerr=[points - low, high - points], fmt="none", capsize=2, color="#0072b2")
+    axis.plot(points[~alone], at[~alone], "o", color="#0072b2")
+    axis.plot(points[alone], at[alone], "o", color="#0072b2", mfc="white")  # a bare dot would look certain
+    axis.set_yticks(
+        at, [f"{name} (one seed)" if a else name for name, a in zip(gains.index, alone, strict=True)]
     )
-    axis.set_yticks(range(len(gains)), gains.index)
     axis.invert_yaxis()
     axis.grid(False, axis="y")
     axis.set(xlabel=f"points of video top-1 over {against}", ylim=(len(gains) - 0.5, -0.5))
