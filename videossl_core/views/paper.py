@@ -26,18 +26,6 @@ def figure1(results: pd.DataFrame, methods: tuple[str, ...] = ("supervised", "vi
     """Figure 1: video top-1 against the label fraction; seeds as a band from the lowest to the highest, or as
     a line where the fractions beside have one seed only."""
     figure, axis = plt.subplots(figsize=(figures.COLUMN, 2.4))
-    figures.accuracy(axis, metrics)
-    axis.set(xlabel="iteration", title=title)
-    return figures.described(
-        figure, f"Figure 4, {title}: chart over {metrics.step.max()} iterations. {figures.in_words(metrics)}"
-    )
-
-
-@figures.at_column_width
-def figure1(results: pd.DataFrame, methods: tuple[str, ...] = ("supervised", "videossl")) -> Figure:
-    """Figure 1: video top-1 against the label fraction; seeds as a band from the lowest to the highest, or as a
-    line where the fractions beside have one seed only."""
-    figure, axis = plt.subplots(figsize=(figures.COLUMN, 2.4))
     shown = results[results.method.isin(methods)]
     for name in [m for m in methods if m in set(shown.method)]:
         seeds = shown[shown.method == name].groupby("label_pct").video_top1
