@@ -89,7 +89,7 @@ def intervals(gains: pd.Series, against: str) -> Figure:
     Args:
         gains: by name, each with points, low and high.
     """
-    figure, axis = plt.subplots(figsize=(figures.COLUMN, 0.7 + 0.22 * len(gains)))
+    figure, axis = plt.subplots(figsize=(figures.COLUMN, 0.85 + 0.22 * len(gains)))
     axis.axvline(0, color="black", lw=0.8)
     points, low, high = (np.array([getattr(g, n) for g in gains]) for n in ("points", "low", "high"))
     at, alone = np.arange(len(gains)), np.isnan(low)
@@ -101,7 +101,7 @@ def intervals(gains: pd.Series, against: str) -> Figure:
     )
     axis.invert_yaxis()
     axis.grid(False, axis="y")
-    axis.set(xlabel=f"points of video top-1 over {against}", ylim=(len(gains) - 0.5, -0.5))
+    axis.set(xlabel=f"points of video top-1\nover {against}", ylim=(len(gains) - 0.5, -0.5))
     words = ", ".join(f"{name} {value}" for name, value in gains.items())
     return figures.described(
         figure, f"Difference in video top-1 to {against}, points with 95 % interval: {words}."
