@@ -91,9 +91,8 @@ class Runs:
 
     def __init__(self, results: pd.DataFrame, answers: pd.DataFrame):
         self.results = results.assign(variant=results.variant.fillna(""))
-        self.usual = set(
-            self.results.settings[self.results.variant == ""]
-        )  # others only change labels or videos
+        plain = self.results[self.results.variant == ""]
+        self.usual = set(plain.settings)  # a variant with these changes labels or videos only
         self.classes = answers.class_name
         said = answers.drop(columns="class_name")
         self.right = said.eq(answers.class_name, axis=0).where(said.notna()).astype(float)
