@@ -1,0 +1,106 @@
+"""What must not change unless somebody means it: a tiny run of every method, the random draws, the tables.
+
+The values lie in ``tests/pins/``. Where a change is meant, ``python tests/test_pins.py`` writes them anew, and
+the commit says why.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from videossl_core import methods, params, precision, runs, sampling, training
+from videossl_core.data import files
+from videossl_core.views import compare, gathered, paper
+
+PINS = Path(__file__).parent / "pins"
+GIVEN = {"tau": 0.5, "delta": 0.075, "seed": 3, "hflip": True, "lr": 0.05, "consistency_ramp": 0.25}
+
+
+def summary(run: runs.Run) -> dict:
+    """Loss parts, accuracy and weights of a run, as numbers that another processor's rounding leaves alike."""
+    state = run.read_checkpoint()
+    digest = b"".join(k.encode() + v.numpy().tobytes() for k, v in sorted(state["model"].items()))
+    log = pd.read_csv(run.log)
+    return {
+        "machine": precision.machine("cpu"),
+        "sha256": files.sha256(digest),
+        "weights": {
+            k: [v.double().sum().item(), v.double().norm().item()] for k, v in state["model"].items()
+        },
+        "averaged": state["ema"] and sum(v.double().norm().item() for v in state["ema"].values()),
+        "log": {c: log[c].tolist() for c in log if c.startswith(("loss", "confident_pct", "lr"))},
+        "metrics": pd.read_csv(run.metrics).to_dict("list"),
+    }
+
+
+def draws() -> dict:
+    return {k: v.tolist() for k, v in asdict(sampling.draws_of_step(7, 5, 2)).items()}
+
+
+def tables(dataset: str) -> dict[str, str]:
+    """The tables of paper_figures.ipynb, made from the published CSVs alone."""
+    every = gathered.published(dataset)
+    plain = every[every.variant.fillna("") == ""] if "variant" in every else every
+    found = {"results": paper.results_table(plain, dataset)}
+    if (gathered.FOLDER / dataset / "answers.csv").exists():
+        compared = compare.Runs(every, gathered.answers(every))
+        found["claims"], found["gains"] = compare.claims(compared), compared.gains()
+        found["variants"] = compared.variants()
+        found["figure6"] = compare.improved(gathered.by_class(every), 10).round(2).to_frame("gain")
+    return {name: table.to_csv() for name, table in found.items()}
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_tiny_run(tiny, method):
+    """Weights, losses and accuracy; bit for bit on the processor that the pins were made on."""
+    pinned = json.loads((PINS / "runs.json").read_text())[method]
+    now = summary(training.train(tiny(**GIVEN, method=method)))
+    if now["machine"] == pinned["machine"]:
+        assert now["sha256"] == pinned["sha256"]
+    assert now["weights"].keys() == pinned["weights"].keys()
+    for name, values in pinned["weights"].items():
+        assert now["weights"][name] == pytest.approx(values, rel=1e-3, abs=1e-4), name
+    assert now["averaged"] == (pinned["averaged"] and pytest.approx(pinned["averaged"], rel=1e-3))
+    assert now["log"].keys() == pinned["log"].keys()
+    for name, values in pinned["log"].items():
+        np.testing.assert_allclose(now["log"][name], values, rtol=2e-3, atol=1e-6, err_msg=name)
+    for name in ("step", "subset", "videos"):
+        assert now["metrics"][name] == pinned["metrics"][name]
+    for name in ("clip_top1", "video_top1"):
+        assert now["metrics"][name] == pytest.approx(
+            pinned["metrics"][name], abs=7.2
+        )  # a near tie of 14 videos
+
+
+def test_draws():
+    """All of a step's random numbers: a field inserted among them would change every later one."""
+    pinned = json.loads((PINS / "draws.json").read_text())
+    assert list(draws()) == list(pinned)
+    for name, values in pinned.items():
+        assert draws()[name] == pytest.approx(values, rel=1e-12), name
+
+
+@pytest.mark.parametrize("dataset", ["ucf101_6", "demo"])
+def test_published_tables(dataset):
+    pinned = {path.stem: path.read_text() for path in (PINS / dataset).glob("*.csv")}
+    assert tables(dataset) == pinned
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    from helpers import TINY
+
+    with tempfile.TemporaryDirectory() as folder:
+        p = {m: params.load(**TINY | GIVEN | {"method": m, "outputs": folder}) for m in methods.METHODS}
+        found = {m: summary(training.train(given)) for m, given in p.items()}
+    lines = [f"{json.dumps(method)}: {json.dumps(values)}" for method, values in found.items()]
+    files.write_text(PINS / "runs.json", ",\n".join(lines).join(["{\n", "\n}\n"]))
+    files.write_text(PINS / "draws.json", json.dumps(draws(), indent=1) + "\n")
+    for dataset in ("ucf101_6", "demo"):
+        for name, text in tables(dataset).items():
+            files.write_text(PINS / dataset / f"{name}.csv", text)
