@@ -7,57 +7,68 @@ GPUS ?= 1
 WORKERS ?= 2
 STRIP := $(BIN)/nbstripout --extra-keys "metadata.papermill cell.metadata.papermill metadata.widgets"
 
-.PHONY: help setup demo test test-browser report lab proofs fuzz bench grid lint tidy clean
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+.PHONY: help setup demo test test-fast test-browser report lab proofs fuzz bench grid lint tidy lock clean
 .DEFAULT_GOAL := help
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-setup: .venv/ready  ## the environment alone
+setup: .venv/ready  ## the environment alone (LOCK=1: exactly the versions of requirements.lock)
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: make PYTHON=python3.12"'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]' $(if $(LOCK),-c requirements.lock)
 	touch $@
 
 demo: .venv/ready  ## train, evaluate and explain VideoSSL on rendered videos (SEED=0)
-	$(BIN)/python -m videossl_core.tools.study demo --seed $(SEED)
+	$(BIN)/python -m videossl_lab.make_demo demo --seed $(SEED)
 
-report: .venv/ready  ## finished runs and executed notebooks as pages that open from the disk (DATASET=)
-	$(BIN)/python -m videossl_core.tools.report $(if $(filter command line environment,$(origin DATASET)),$(DATASET))
+report: .venv/ready  ## finished runs, one page a data set, which opens from the disk (DATASET=)
+	$(BIN)/python -m videossl_lab.report $(if $(filter command line environment,$(origin DATASET)),$(DATASET))
 
-lab: .venv/ready  ## JupyterLab on the tour, for this machine only (ARGS=--port=9000)
+lab: .venv/ready  ## JupyterLab on the tour, localhost only, token required (ARGS=--port=9000)
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/tour.ipynb --ServerApp.ip=127.0.0.1 $(ARGS)
 
 test: lint  ## all tests, each notebook executed (WORKERS=2 at a time)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+test-fast: .venv/ready  ## the tests that take seconds, without those that kill processes
+	$(PYTEST) -m "not slow and not kill"
 
 test-browser: .venv/ready  ## each notebook run in JupyterLab by a real Chromium (CHROMIUM=<path>)
 	$(BIN)/python -m pytest tests/browser
 
-proofs: .venv/ready  ## kill, starve and crowd it, random faults 25 times: the README's reliability table
+proofs: .venv/ready  ## fault injection, random faults 25 times: the README's reliability table
 	$(BIN)/python -m pytest tests/test_faults.py --times 25
 
 fuzz: .venv/ready  ## thousands of broken videos, lists, parameter files and caches
-	$(BIN)/python tests/fuzz.py
+	PYTHONPATH=tests $(BIN)/python -m support.fuzz
 
 bench: .venv/ready  ## speed, as ratios to what this machine can do (ROOT=<real videos>)
-	$(BIN)/python -m videossl_core.tools.bench $(if $(ROOT),--root $(ROOT))
+	$(BIN)/python -m benchmarks.bench $(if $(ROOT),--root $(ROOT))
 
 grid: .venv/ready  ## the paper's grid, or a declared one (DATASET= or GRID=, REST=1, METHODS= FRACTIONS= SEEDS= GIVEN= GPUS= ARGS=--dry-run)
 	$(BIN)/python -m snakemake --cores all --resources gpu=$(GPUS) --keep-going --rerun-incomplete $(ARGS) \
 	    --config dataset=$(DATASET) grid=$(GRID) methods=$(METHODS) fractions=$(FRACTIONS) seeds=$(SEEDS) rest=$(REST) "given=$(GIVEN)"
 
-lint: .venv/ready  ## style of code and notebooks, which are kept without outputs
+lint: .venv/ready  ## style, notebooks without outputs, who imports whom, types of the core
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(STRIP) --verify notebooks/*.ipynb
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 tidy: .venv/ready  ## format code and notebooks, strip notebook outputs
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(STRIP) notebooks/*.ipynb
+
+lock: .venv/ready  ## write the versions that are installed into requirements.lock
+	$(BIN)/python .ci/lock.py > requirements.lock.new
+	mv requirements.lock.new requirements.lock
 
 clean:          ## forget the environment (data and runs stay)
 	rm -rf .venv

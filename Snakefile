@@ -3,17 +3,18 @@
 #   make grid DATASET=demo METHODS=supervised,videossl SEEDS=0,1 ARGS=--dry-run
 #   make grid GRID=ucf101_6 GIVEN="-p root ..."        the cells that params/grids/ucf101_6.yaml declares
 #   make grid DATASET=ucf101 GPUS=32 ARGS="--workflow-profile params/slurm"        on a SLURM cluster, from its login node
-# An interrupted grid goes on, what is done is not done again, and a failed cell does not stop the others.
+# An interrupted grid resumes; what is done is not repeated, and a failed cell does not stop the others.
+import shlex
 import sys
 
-from videossl_core.tools.grid import Grid
+from videossl_lab.grid import Grid
 
 grid = Grid.of(config)
 cells, folder = grid.cells, grid.folder
-run = f"{sys.executable} -m videossl_core.tools.cell"
+run = f"{shlex.quote(sys.executable)} -m videossl_lab.execute"
 
-if "--dry-run" in sys.argv or "-n" in sys.argv or "--dryrun" in sys.argv:
-    print(f"{len(cells)} cells of {grid.dataset}: about {grid.hours():.3g} hours of training, one after the other,")
+if workflow.output_settings.dryrun:
+    print(f"{len(cells)} cells of {grid.dataset}: about {grid.hours():.3g} hours of training, one after another,")
     print("at the rate that make bench measured (outputs/bench/bench.json, or else the published one)")
 
 
@@ -28,7 +29,7 @@ rule prepare:
     output: touch(folder / "prepared.done")
     log: folder / "data_prep.ipynb"
     resources: gpu=1, runtime="2d"
-    params: words=f"-p dataset {grid.dataset} -p label_pct {next(iter(cells.values())).label_pct:g} {grid.given}"
+    params: words=grid.prepare
     shell: "{run} data_prep {log:q} {params.words}"
 
 
@@ -37,7 +38,7 @@ rule train:
     output: touch(folder / "train-{cell}.done")
     log: folder / "train-{cell}.ipynb"
     resources: gpu=1, runtime="4d"
-    params: words=lambda wildcards: f"{cells[wildcards.cell].words} {grid.given}"
+    params: words=lambda wildcards: grid.train(wildcards.cell)
     retries: 0
     shell: "{run} train {log:q} {params.words}"
 
@@ -47,7 +48,7 @@ rule evaluate:
     output: touch(folder / "evaluate-{cell}.done")
     log: folder / "evaluate-{cell}.ipynb"
     resources: gpu=1, runtime="4h"
-    params: words=lambda wildcards: f"{cells[wildcards.cell].words} {grid.given}"
+    params: words=lambda wildcards: grid.evaluate(wildcards.cell)
     shell: "{run} evaluate {log:q} {params.words}"
 
 
@@ -64,6 +65,5 @@ onerror:
     print("These cells failed; the notebook shows why. The same command tries them again:")
     for name, notebook in grid.failed():
         print(f"  {name:<40} {notebook}")
-    done = [c for c in cells if (folder / f"evaluate-{c}.done").exists()]
-    if done:  # the figures of what there is
-        shell(f"{run} paper_figures {str(folder / 'paper_figures.ipynb')!r} {grid.figures}")
+    if any((folder / f"evaluate-{name}.done").exists() for name in cells):  # the figures of what there is
+        shell(f"{run} paper_figures {shlex.quote(str(folder / 'paper_figures.ipynb'))} {grid.figures}")

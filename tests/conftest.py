@@ -5,20 +5,18 @@ import os
 from multiprocessing import forkserver
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # before torch: tests run side by side, and the same bits need the same threads
-)
+# before torch: tests run side by side, and the same bits need the same threads
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
-from helpers import TINY, project_copy
+from support.helpers import TINY, project_copy
 
 from videossl_core import params, prepare
 
 torch.set_num_threads(1)
 multiprocessing.set_forkserver_preload(["videossl_core.training"])
 forkserver.ensure_running()  # before the engine starts one without torch: tests start many processes
-
 
 FAULTS: list[tuple[str, int, str]] = []
 
@@ -70,17 +68,11 @@ def tiny(prepared, tmp_path):
 @pytest.fixture(scope="session")
 def published_lists() -> Path:
     """Folder with the official and the authors' lists, where the machine has them."""
-    places = [
-        os.environ.get("VIDEOSSL_LISTS"),
-        params.ROOT / "data",
-        params.ROOT.parent / "shared/data/splits",
-    ]
-    for place in places:
-        if place and (Path(place) / "ucfTrainTestlist").is_dir():
-            return Path(place)
-    pytest.skip(
-        "the published lists are not here: set VIDEOSSL_LISTS to the folder that holds ucfTrainTestlist/"
-    )
+    beside = [params.ROOT / "data", params.ROOT.parent / "shared/data/splits"]
+    for folder in filter(None, [os.environ.get("VIDEOSSL_LISTS"), *beside]):
+        if (Path(folder) / "ucfTrainTestlist").is_dir():
+            return Path(folder)
+    pytest.skip("no published lists: set VIDEOSSL_LISTS to the folder that holds ucfTrainTestlist/")
 
 
 @pytest.fixture(scope="module")

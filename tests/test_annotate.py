@@ -1,4 +1,4 @@
-"""Labels on disk, suggestions, the widget without a browser, and that nobody peeks at unknown classes."""
+"""Labels on disk, suggestions, the widget without a browser, and the training on these labels."""
 
 import csv
 import re
@@ -9,17 +9,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import TINY, same, small_videos
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.helpers import TINY, same, small_videos
 
-from videossl_core import classify, params, prepare, teacher, training
+from videossl_core import params, predict, prepare, teacher, training
 from videossl_core.data import datasets, labels, splits
 from videossl_core.data.datasets import DatasetError
-from videossl_core.data.labels import LabelError, Labels
+from videossl_core.data.labels import LabelError
 from videossl_core.evaluation import paired_gain
-from videossl_core.views import annotate, show
-from videossl_core.views.annotate import Annotator, Desk, Likeness, suggest
+from videossl_lab import clips
+from videossl_lab.annotate import gain
+from videossl_lab.annotate.labels import Labels
+from videossl_lab.annotate.suggest import Likeness, suggest
+from videossl_lab.annotate.widget import Annotator, Desk
 
 CLASSES = ["walks", "runs, fast", "ü"]
 VIDEOS = ["a.mp4", "b/c d.avi", 'e,f".mkv', "ü.mp4"]
@@ -41,27 +44,28 @@ clicks = st.one_of(
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(clicks, max_size=25))
-def test_any_sequence_of_clicks_restarts_and_edits_is_what_the_file_says(tmp_path_factory, sequence):
-    """The model: a list of lines, and the states that clicks left behind since the last restart or edit."""
+def test_labels_match_model(tmp_path_factory, sequence):
+    """Any sequence of clicks, restarts and edits is what the file says. The model: a list of lines, and the
+    states that clicks left behind since the last restart or edit."""
     path = tmp_path_factory.mktemp("labels") / "labels.csv"
     desk, now, before = Labels(path, CLASSES), [], []
-    for what, *given_ in sequence:
-        kept = [row for row in now if not given_ or row[0] != given_[0]]
-        if what in ("set", "skip"):
+    for action, *args in sequence:
+        kept = [row for row in now if not args or row[0] != args[0]]
+        if action in ("set", "skip"):
             before.append(now)
-            now = [*kept, [given_[0], given_[1] if what == "set" else ""]]
-            getattr(desk, what)(*given_)
-        elif what == "undo":
+            now = [*kept, [args[0], args[1] if action == "set" else ""]]
+            getattr(desk, action)(*args)
+        elif action == "undo":
             now = before.pop() if before else now[:-1]
             desk.undo()
-        elif what == "restart":
+        elif action == "restart":
             desk, before = Labels(path, CLASSES), []
-        elif what == "edit":  # by hand, the split left empty
+        elif action == "edit":  # by hand, the split left empty
             was = lines(path) if path.exists() else []
-            rows = [row for row in was if row[0] != given_[0]] + [[*given_, ""]]
+            rows = [row for row in was if row[0] != args[0]] + [[*args, ""]]
             with open(path, "w", encoding="utf-8", newline="") as f:
                 csv.writer(f).writerows([labels.COLUMNS, *rows])
-            now, before = [*kept, given_], []
+            now, before = [*kept, args], []
         assert [[v, label] for v, (label, _) in labels.read(path, CLASSES).items()] == now
         assert desk.reread() == labels.read(path, CLASSES)
     counts = desk.counts()
@@ -69,7 +73,8 @@ def test_any_sequence_of_clicks_restarts_and_edits_is_what_the_file_says(tmp_pat
         assert sum(counts[name]) == sum(label == name for _, label in now)
 
 
-def test_every_fourth_of_a_class_is_held_out_and_stays_so(tmp_path):
+def test_held_out_share(tmp_path):
+    """Every fourth video of a class is held out and stays so."""
     desk = Labels(tmp_path / "labels.csv", ["a", "b"])
     held_out: set[str] = set()
     for i in range(40):
@@ -79,9 +84,8 @@ def test_every_fourth_of_a_class_is_held_out_and_stays_so(tmp_path):
         held_out = now
     for train, test in desk.counts().values():
         assert abs(test - (train + test) / 4) <= 0.5
-    assert [split for label, split in desk.rows.values() if label == "b"][:6] == [
-        "train", "test", "train", "train", "train", "test",
-    ]  # fmt: skip
+    first = [split for label, split in desk.rows.values() if label == "b"][:6]
+    assert first == ["train", "test", "train", "train", "train", "test"]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +101,8 @@ def test_every_fourth_of_a_class_is_held_out_and_stays_so(tmp_path):
         ('video,label,split\n"a.mp4,walks,train\n', "line 2: not readable as CSV"),
     ],
 )
-def test_a_wrong_line_is_named_and_nothing_is_lost(tmp_path, text, message):
+def test_wrong_line_is_named(tmp_path, text, message):
+    """And nothing is lost: the file stays as it is."""
     path = tmp_path / "labels.csv"
     desk = Labels(path, CLASSES)
     desk.set("b.mp4", "walks")
@@ -109,7 +114,8 @@ def test_a_wrong_line_is_named_and_nothing_is_lost(tmp_path, text, message):
     assert path.read_text(encoding="utf-8") == text
 
 
-def test_what_a_spreadsheet_does_to_the_file_is_fine(tmp_path):
+def test_spreadsheet_quirks(tmp_path):
+    """A byte-order mark, other line ends, blanks and empty lines are fine; another encoding is refused."""
     path = tmp_path / "labels.csv"
     path.write_bytes("\ufeffvideo,label,split\r\nü.mp4, walks ,\r\n,,\r\nb.mp4,,skip\r\n".encode())
     assert labels.read(path, CLASSES) == {"ü.mp4": ("walks", "train"), "b.mp4": ("", "skip")}
@@ -118,14 +124,15 @@ def test_what_a_spreadsheet_does_to_the_file_is_fine(tmp_path):
         labels.read(path)
 
 
-def test_the_uncertain_and_the_rare_come_first():
+def test_suggest_after_training():
+    """Uncertain videos and those of rare classes come first."""
     videos = ["a", "b", "c", "d"]
     rows = {"x": ("cat", "train"), "y": ("cat", "train"), "z": ("dog", "train")}
     features = Likeness.of(np.full((4, 2), 0.5))
 
     def first(margins, predicted, rows=rows):
-        said = pd.DataFrame({"margin": margins, "predicted": predicted}, index=videos[: len(margins)])
-        return suggest(videos, features, rows, ["cat", "dog", "owl"], said)[0]
+        table = pd.DataFrame({"margin": margins, "predicted": predicted}, index=videos[: len(margins)])
+        return suggest(videos, features, rows, ["cat", "dog", "owl"], table)[0]
 
     assert first([0.9, 0.2, 0.5, 0.8], ["cat"] * 4) == "b"  # the least certain
     assert first([0.5, 0.5, 0.5, 0.5], ["cat", "dog", "owl", "cat"]) == "c"  # the class without labels
@@ -135,7 +142,8 @@ def test_the_uncertain_and_the_rare_come_first():
     assert suggest(videos, features, dict.fromkeys(videos, ("", "skip")), ["cat"], None) == ("", "")
 
 
-def test_before_any_training_it_is_what_is_unlike_the_others_but_no_oddity():
+def test_suggest_before_training():
+    """Diverse videos come first, but no oddity."""
     groups = [[0.9, 0.1, 0, 0]] * 5 + [[0, 0.1, 0.9, 0]] * 5 + [[0, 0, 0, 1.0]]
     videos = [f"{i:02d}" for i in range(11)]
     features, rows, chosen = Likeness.of(np.array(groups)), {}, []
@@ -166,7 +174,7 @@ def own(flat, tmp_path):
     """Parameters of that folder without any label yet; the CSV and the runs are this test's own."""
     given = TINY | {"dataset": "mine", "source": "annotated", "root": flat / "videos", "label_pct": 100}
     given |= {"outputs": tmp_path / "outputs", "lists": tmp_path / "labels.csv"}
-    for name in ("mine", "told"):
+    for name in ("mine", "known"):
         (tmp_path / "outputs" / name).mkdir(parents=True)
         (tmp_path / "outputs" / name / "data").symlink_to(flat / "tiny/data")
     return params.load(**given, classes=["clock", "daisy", "envelope"])
@@ -176,11 +184,13 @@ def true(video: str) -> str:
     return video.rsplit("_", 2)[0]
 
 
-def test_from_the_first_click_to_the_gain(own):
+@pytest.mark.slow
+def test_first_click_to_gain(own):
+    """Label with the widget, restart it, train, compare, predict the rest, and once more with a new label."""
     desk = Desk(own)
     assert len(desk.videos) == 18
     widget = Annotator(desk)
-    assert desk.labels.lacking().startswith("Label videos of at least two classes first: 0 of 3")
+    assert desk.labels.lacking(desk.videos).startswith("Label videos of at least two classes first: 0 of 3")
     sizes = [len(widget.clip)]
     for _ in range(12):
         video = widget.state["video"]
@@ -202,87 +212,89 @@ def test_from_the_first_click_to_the_gain(own):
     assert again.state["left"] == 5
 
     desk.labels.reread()
-    assert desk.lacking() == ""
-    made = annotate.train(desk.p)
-    table, gain = annotate.worth(made)
+    assert desk.labels.lacking(desk.videos) == ""
+    trained = gain.train(desk.p)
+    table, difference = gain.compare_runs(trained)
     held_out = {v for v, (_, split) in desk.labels.rows.items() if split == "test"}
-    assert set(pd.read_csv(made["videossl"].predictions_test).video) == held_out
-    assert gain.videos == len(held_out) == table.held_out.iloc[0]
-    assert gain.points == pytest.approx(table.video_top1["videossl"] - table.video_top1["supervised"])
-    split = made["videossl"].read_split()
+    assert set(pd.read_csv(trained["videossl"].predictions_test).video) == held_out
+    assert difference.videos == len(held_out) == table.held_out.iloc[0]
+    assert difference.points == pytest.approx(table.video_top1["videossl"] - table.video_top1["supervised"])
+    split = trained["videossl"].read_split()
     assert last not in set(split.video)  # skipped
     assert (split.role == "labelled").sum() == 12 - len(held_out)
     unlabelled = split[split.role == "unlabelled"]
     assert len(unlabelled) == 5
     assert set(unlabelled.label) == {-1}
     assert set(unlabelled.class_name) == {""}
-    log, metrics = (pd.read_csv(f) for f in (made["videossl"].log, made["videossl"].metrics))
+    log, metrics = (pd.read_csv(f) for f in (trained["videossl"].log, trained["videossl"].metrics))
     assert log.confident_top1.isna().all()
     assert set(metrics.subset) == {"test"}  # nothing is claimed of videos whose class nobody knows
 
-    answers = classify.rest(desk.p)
-    assert set(answers.table.video) == set(unlabelled.video)
-    answers.write(desk.predictions)
+    predictions = predict.predict_unlabelled(desk.p)
+    assert set(predictions.table.video) == set(unlabelled.video)
+    predictions.write(desk.predictions)
     video, why = desk.suggest()
     assert video in set(unlabelled.video)
     assert re.search(r"taken for \w+, margin 0\.\d\d", why)
 
-    checkpoint = made["videossl"].checkpoint
+    checkpoint = trained["videossl"].checkpoint
     before = checkpoint.read_bytes()
-    annotate.train(desk.p)
+    gain.train(desk.p)
     assert checkpoint.read_bytes() == before  # nothing changed, nothing done
     again.press("label", again.state["video"], true(again.state["video"]))
-    made = annotate.train(desk.p)  # one label more: made anew
-    assert (made["videossl"].read_split().role == "unlabelled").sum() == 4
+    trained = gain.train(desk.p)  # one label more: trained again
+    assert (trained["videossl"].read_split().role == "unlabelled").sum() == 4
 
 
-def test_an_interrupted_training_with_new_labels_is_not_mistaken_for_the_old_one(own, monkeypatch):
+@pytest.mark.slow
+def test_interrupted_training_with_new_labels(own, monkeypatch):
+    """It resumes with the new labels, and the finished runs of the old ones are not mistaken for theirs."""
     desk = Labels(own.lists, own.classes)
     for video in datasets.videos_below(own.root)[:14]:
         desk.set(video, true(video))
-    annotate.train(own)
+    gain.train(own)
     desk.undo()
-    real = training._Training.step
+    step = training.Trainer.step
 
-    def stop(self, step, batch):
-        if step == 3:
+    def interrupted(self, batch):
+        if self.step_number == 3:
             raise KeyboardInterrupt
-        real(self, step, batch)
+        return step(self, batch)
 
-    monkeypatch.setattr(training._Training, "step", stop)
+    monkeypatch.setattr(training.Trainer, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        annotate.train(own)
-    monkeypatch.undo()
-    made = annotate.train(own)
-    assert [run.finished for run in made.values()] == [True, True]
-    assert made["supervised"].read_provenance()["resumed"][0]["step"] == 2  # went on, not anew
-    for run in made.values():
+        gain.train(own)
+    monkeypatch.setattr(training.Trainer, "step", step)
+    trained = gain.train(own)
+    assert [run.finished for run in trained.values()] == [True, True]
+    assert trained["supervised"].read_provenance()["resumed"][0]["step"] == 3
+    for run in trained.values():
         assert len(run.read_split()[lambda t: t.role != "unlabelled"]) == 13
 
 
-def test_nobody_peeks_at_classes_that_are_not_told(own, tmp_path):
+def test_unknown_classes_never_used(own, tmp_path):
     """The weights are the same bits whether the index knows the classes of the unlabelled videos or not."""
     desk = Labels(own.lists, own.classes)
     videos = datasets.videos_below(own.root)
     for video in videos[::2]:
         desk.set(video, true(video))
     unknown = training.train(own)
-    told = pd.DataFrame(
+    table = pd.DataFrame(
         [(v, true(v), "test" if desk.rows.get(v, ("", ""))[1] == "test" else "train") for v in videos],
         columns=["video", "label", "split"],
     )
-    told.to_csv(tmp_path / "told.csv", index=False)
+    table.to_csv(tmp_path / "known.csv", index=False)
     labelled = [f"{v}*{own.classes.index(c)}" for v, (c, split) in desk.rows.items() if split == "train"]
     (tmp_path / "labelled.lst").write_text("\n".join(labelled))
-    lists = {"label_draw": "list", "label_list": tmp_path / "labelled.lst", "lists": tmp_path / "told.csv"}
-    known_run = training.train(own.model_copy(update={"source": "csv", "dataset": "told"} | lists))
-    assert list(known_run.read_split().role) == list(unknown.read_split().role)
-    mine, theirs = (torch.load(r.checkpoint, weights_only=True)["model"] for r in (unknown, known_run))
-    assert (known_run.read_split().label >= 0).all()
+    lists = {"label_draw": "list", "label_list": tmp_path / "labelled.lst", "lists": tmp_path / "known.csv"}
+    known = training.train(own.but(source="csv", dataset="known", **lists))
+    assert list(known.read_split().role) == list(unknown.read_split().role)
+    mine, theirs = (torch.load(r.checkpoint, weights_only=True)["model"] for r in (unknown, known))
+    assert (known.read_split().label >= 0).all()
     assert same(mine, theirs)
 
 
-def test_an_index_of_annotated_videos(tmp_path):
+def test_annotated_index(tmp_path):
     root = tmp_path / "v"
     small_videos(root, ["x/a.mp4", "b.mp4", "c.mp4", "d.mp4"])
     given = {"dataset": "some", "source": "annotated", "root": root}
@@ -302,7 +314,7 @@ def test_an_index_of_annotated_videos(tmp_path):
         "b.mp4": "unlabelled", "d.mp4": "test", "x/a.mp4": "labelled",
     }  # fmt: skip
     pd.testing.assert_frame_equal(splits.from_csv(splits.to_csv(split)), split, check_dtype=False)
-    table = show.role_table(split, index.classes)
+    table = clips.role_table(split, index.classes)
     assert table.loc["(unknown)", "unlabelled"] == 1
     assert table.loc["all"].sum() == 3
     with pytest.raises(LabelError, match=r"line 2: 'up' is not one of the classes down, left"):
@@ -312,7 +324,8 @@ def test_an_index_of_annotated_videos(tmp_path):
         Desk(params.load(**TINY | given))
 
 
-def test_a_hand_edit_that_goes_wrong_is_shown_and_mended(own):
+def test_wrong_hand_edit_is_shown(own):
+    """And once it is mended, the same press works."""
     widget = Annotator(Desk(own))
     video = widget.state["video"]
     file = own.lists
@@ -326,10 +339,10 @@ def test_a_hand_edit_that_goes_wrong_is_shown_and_mended(own):
     assert list(labels.read(file)) == ["x.mp4", video]
 
 
-def test_the_last_video_and_nothing_to_take_back(own):
+def test_last_video_and_first_undo(own):
     widget = Annotator(Desk(own))
     widget.press("undo")
-    assert widget.state["said"] == "nothing to take back"
+    assert widget.state["message"] == "nothing to take back"
     for _ in range(18):
         widget.press("skip", widget.state["video"])
     assert (widget.state["video"], widget.clip, widget.state["left"]) == ("", b"", 0)
@@ -337,17 +350,17 @@ def test_the_last_video_and_nothing_to_take_back(own):
     assert widget.state["left"] == 1
 
 
-def test_a_label_for_every_video_leaves_nothing_to_learn_from(own):
+def test_lacking_unlabelled_videos(own):
+    """With a label for every video there is nothing left for VideoSSL to learn from."""
     desk = Desk(own)
     for video in desk.videos:
         desk.labels.set(video, true(video))
-    assert desk.labels.lacking() == ""
-    assert desk.lacking().startswith("Every video has a label")
+    assert desk.labels.lacking(desk.videos).startswith("Every video has a label")
     desk.labels.undo()
-    assert desk.lacking() == ""
+    assert desk.labels.lacking(desk.videos) == ""
 
 
-def test_the_interval_of_a_gain_covers_the_truth():
+def test_gain_interval_coverage():
     """Simulated: about 95 of 100 intervals hold the true difference, with few videos too."""
     rng = np.random.default_rng(0)
     for n, chances in ((8, [0.4, 0.1, 0.5]), (30, [0.3, 0.05, 0.65]), (100, [0.1, 0.1, 0.8])):
@@ -355,9 +368,9 @@ def test_the_interval_of_a_gain_covers_the_truth():
         for _ in range(1000):
             kind = rng.choice(3, n, p=chances)
             both = kind == 2
-            gain = paired_gain((kind == 1) | both, (kind == 0) | both)
-            assert gain.low <= gain.points <= gain.high
-            covered += gain.low <= true_gain <= gain.high
+            estimate = paired_gain((kind == 1) | both, (kind == 0) | both)
+            assert estimate.low <= estimate.points <= estimate.high
+            covered += estimate.low <= true_gain <= estimate.high
         assert covered >= 930
     few = paired_gain(np.array([True, False]), np.array([True, True]))
     assert (few.won, few.lost, few.points) == (1, 0, 50)

@@ -5,7 +5,7 @@ import struct
 from fractions import Fraction
 
 import av
-import helpers
+from support import helpers
 import numpy as np
 import pytest
 from test_frames import SETTINGS, audio_only

@@ -9,14 +9,14 @@ import pytest
 from scipy import stats
 
 from videossl_core import runs
-from videossl_core.views import compare, gathered, paper
+from videossl_lab import claims, paper, results
 
 CLASSES = ["Archery", "Surfing"]
 
 
 def test_seeds_that_agree_and_unrelated_videos_give_students_variance_over_videos():
     values = np.random.default_rng(0).choice([-1.0, 0, 0, 1], 60)
-    mean, low, high = compare.interval(np.tile(values, (61, 1)), np.arange(60), np.arange(61))
+    mean, low, high = claims.interval(np.tile(values, (61, 1)), np.arange(60), np.arange(61))
     truth = stats.ttest_1samp(values, 0).confidence_interval(0.95)  # 59 degrees of freedom
     assert (mean, low, high) == pytest.approx((values.mean(), truth.low, truth.high), rel=0.02)
 
@@ -24,36 +24,36 @@ def test_seeds_that_agree_and_unrelated_videos_give_students_variance_over_video
 def test_seeds_that_differ_alike_on_all_videos_give_students_interval_over_seeds():
     points = np.array([1.0, 4.0, 6.0])
     truth = stats.ttest_1samp(points, 0).confidence_interval(0.95)
-    alone = compare.interval(np.repeat(points[:, None], 50, 1), np.arange(50), np.arange(3))
+    alone = claims.interval(np.repeat(points[:, None], 50, 1), np.arange(50), np.arange(3))
     assert alone == pytest.approx((11 / 3, truth.low, truth.high))
     fractions = np.repeat(np.repeat(points, 4)[:, None], 50, 1)  # four label fractions a seed tell no more
-    assert compare.interval(fractions, np.arange(50), np.repeat(range(3), 4)) == pytest.approx(alone)
+    assert claims.interval(fractions, np.arange(50), np.repeat(range(3), 4)) == pytest.approx(alone)
 
 
 def test_videos_of_one_source_count_as_one():
     values, seeds = np.random.default_rng(0).choice([-1.0, 0, 1], (2, 40)), np.arange(2)
-    alone = compare.interval(values, np.arange(40), seeds)
-    copied = compare.interval(np.repeat(values, 5, 1), np.repeat(np.arange(40), 5), seeds)
+    alone = claims.interval(values, np.arange(40), seeds)
+    copied = claims.interval(np.repeat(values, 5, 1), np.repeat(np.arange(40), 5), seeds)
     assert copied == pytest.approx(alone)
 
 
 def test_a_pair_that_was_not_tested_on_a_video_says_nothing_of_it():
     values = np.array([[1.0, 0, 1, np.nan], [np.nan, 1, 0, 1]])
-    assert compare.interval(values, np.arange(4), np.arange(2))[0] == pytest.approx(4 / 6)
+    assert claims.interval(values, np.arange(4), np.arange(2))[0] == pytest.approx(4 / 6)
 
 
 def test_each_seed_counts_the_same():
     values = np.array([[1.0, 1], [1, 1], [1, 1], [0, 0]])
-    assert compare.interval(values, np.arange(2), np.array([0, 0, 0, 1]))[0] == pytest.approx(1 / 2)
+    assert claims.interval(values, np.arange(2), np.array([0, 0, 0, 1]))[0] == pytest.approx(1 / 2)
 
 
 def test_one_seed_or_one_source_has_no_interval():
     values = np.array([[1.0, 0, 1, 1], [0, 1, 0, 1]])
     for sources, seeds in ((np.arange(4), [7, 7]), (np.zeros(4), [0, 1])):
-        mean, *ends = compare.interval(values, sources, np.array(seeds))
+        mean, *ends = claims.interval(values, sources, np.array(seeds))
         assert mean == 5 / 8
         assert np.isnan(ends).all()
-    assert str(compare.Difference(8.88, np.nan, np.nan, pairs=2, seeds=1)) == "+8.9 (one seed)"
+    assert str(claims.Difference(8.88, np.nan, np.nan, pairs=2, seeds=1)) == "+8.9 (one seed)"
 
 
 @pytest.mark.parametrize("by_source", [0, 8])
@@ -70,7 +70,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(seeds, by_seed, by_pa
         )
         values = 2 + values + by_source * rng.standard_normal(42)[sources]
         values = values + 30 * rng.standard_normal((len(seeds), 210))
-        _, low, high = compare.interval(values, sources, seeds)
+        _, low, high = claims.interval(values, sources, seeds)
         covered.append(low <= 2 <= high)
     assert np.mean(covered) > 0.93
 
@@ -84,12 +84,12 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(seeds, by_seed, by_pa
     ],
 )
 def test_what_a_video_was_cut_from(video, source):
-    assert compare.source_of(video) == source
+    assert claims.source_of(video) == source
 
 
 def made_up(
     share: dict[tuple[str, str], float], fractions=(1, 10), seeds=(0, 1, 2), videos=200
-) -> compare.Runs:
+) -> claims.Runs:
     """Runs whose share of right answers is given by method and variant."""
     rng = np.random.default_rng(3)
     names = [f"{c}/v_{c}_g{i // 4:02d}_c{i % 4:02d}.avi" for c in CLASSES for i in range(videos // 2)]
@@ -102,13 +102,13 @@ def made_up(
         right = rng.random(videos) < share[method, variant]
         name = f"{method}{'@' + variant if variant else ''}/{pct:g}/seed{seed}"
         said[name] = truth.where(right, "neither")
-    return compare.Runs(pd.DataFrame(rows), pd.DataFrame(said))
+    return claims.Runs(pd.DataFrame(rows), pd.DataFrame(said))
 
 
 def test_claims_are_judged_by_their_intervals():
     of = {"supervised": 0.5, "sd": 0.8, "videossl": 0.8, "pseudo_label": 0.2, "mt_sd": 0.95}
-    claims = compare.claims(made_up({(m, ""): s for m, s in of.items()})).set_index("claim")
-    says = claims.here.rename(lambda text: text.split(": ")[-1])
+    table = claims.claims(made_up({(m, ""): s for m, s in of.items()})).set_index("claim")
+    says = table.here.rename(lambda text: text.split(": ")[-1])
     assert says["SD over supervised"] == "holds"
     assert says["VideoSSL over SD"] == "not shown"
     assert says["SD over supervised, less VideoSSL over SD"] == "holds"
@@ -125,7 +125,7 @@ def test_claims_are_judged_by_their_intervals():
         "2 of 2 classes gain; gaining less losing ones in a seed, %: +100.0"
     )
     assert classes.here == "holds"
-    same = compare.claims(made_up({("supervised", ""): 0.5, ("videossl", ""): 0.51}))
+    same = claims.claims(made_up({("supervised", ""): 0.5, ("videossl", ""): 0.51}))
     assert same.here.iloc[-1] == "not shown"  # a class more or less is chance
 
 
@@ -142,7 +142,7 @@ def test_most_classes_improve_where_few_show_it_by_themselves():
             rows.append(row | {"method": method, "seed": seed})
             right = rng.random(len(truth)) < (share if method == "videossl" else 0.3)
             said[f"{method}/10/seed{seed}"] = truth.where(right, "neither")
-        return compare.claims(compare.Runs(pd.DataFrame(rows), pd.DataFrame(said))).iloc[-1]
+        return claims.claims(claims.Runs(pd.DataFrame(rows), pd.DataFrame(said))).iloc[-1]
 
     assert verdict(0.45).here == "holds"
     assert verdict(0.3).here == "not shown"
@@ -154,15 +154,15 @@ def test_runs_with_other_settings_are_no_evidence_for_a_claim():
     of = {("supervised", ""): 0.5, ("sd", ""): 0.8, ("supervised", "lr"): 0.5, ("sd", "lr"): 0.1}
     made = made_up(of)
     made.results.loc[made.results.variant == "lr", "settings"] = "another learning rate"
-    assert compare.claims(made).iloc[0].here == "holds"
-    assert compare.claims(made).iloc[0].pairs == 6
+    assert claims.claims(made).iloc[0].here == "holds"
+    assert claims.claims(made).iloc[0].pairs == 6
     made.results["settings"] = "s"  # another draw, say
-    assert compare.claims(made).iloc[0].pairs == 12
+    assert claims.claims(made).iloc[0].pairs == 12
 
 
 def test_one_seed_shows_nothing():
-    claims = compare.claims(made_up({("supervised", ""): 0.3, ("sd", ""): 0.9}, seeds=[0]))
-    first = claims.iloc[0]
+    table = claims.claims(made_up({("supervised", ""): 0.3, ("sd", ""): 0.9}, seeds=[0]))
+    first = table.iloc[0]
     assert re.fullmatch(r"\+\d\d\.\d \(one seed\)", str(first["points (95 %)"]))
     assert first.here == "not shown"
     figure = paper.intervals(
@@ -184,7 +184,7 @@ def test_the_gain_that_shrinks_is_taken_seed_by_seed():
     made = made_up({("supervised", ""): 0.5, ("videossl", ""): 0.8})
     few = made.right.columns[made.right.columns.str.startswith("videossl/1/")]
     made.right[few] = 1.0  # all right at the fewest labels
-    shrinks = compare.claims(made).set_index("claim").filter(like="at 1 % less at 10 %", axis=0).iloc[0]
+    shrinks = claims.claims(made).set_index("claim").filter(like="at 1 % less at 10 %", axis=0).iloc[0]
     assert shrinks.here == "holds"
     assert shrinks.pairs == 3
     assert shrinks["points (95 %)"].points == pytest.approx(20, abs=5)
@@ -216,7 +216,7 @@ def test_variants_are_paired_with_the_run_they_change():
 
 
 def test_published_runs_stand_in_for_those_that_are_not_here(tmp_path, monkeypatch):
-    monkeypatch.setattr(gathered, "FOLDER", tmp_path / "reference")
+    monkeypatch.setattr(results, "FOLDER", tmp_path / "reference")
     columns = ["dataset", "method", "variant", "label_pct", "split", "seed", "video_top1"]
     rows = [("x", "sd", "", 10.0, 1, 0, 100.0), ("x", "sd", "T1", 10.0, 1, 0, 0.0)]
     (tmp_path / "reference/x").mkdir(parents=True)
@@ -231,17 +231,17 @@ def test_published_runs_stand_in_for_those_that_are_not_here(tmp_path, monkeypat
     own = pd.DataFrame({"video": said.index, "class_name": said.class_name.values, "video_pred": ["b", "b"]})
     own.to_csv(tmp_path / "own/predictions_test.csv", index=False)
     found = pd.DataFrame([[*rows[0][:-1], 50.0, str(tmp_path / "own")]], columns=[*columns, "folder"])
-    every = gathered.add_published(found)
+    every = results.add_published(found)
     assert list(zip(every.variant, every.video_top1, strict=True)) == [("", 50.0), ("T1", 0.0)]
-    answers = gathered.answers(every)
+    answers = results.answers(every)
     assert list(answers["sd/10/seed0"]) == ["b", "b"]  # one's own, not the published one
     assert list(answers["sd@T1/10/seed0"]) == ["b", "a"]
-    assert list(gathered.add_published(found.head(0)).video_top1) == [100.0, 0.0]
+    assert list(results.add_published(found.head(0)).video_top1) == [100.0, 0.0]
 
 
 def test_names_of_classes_are_text_whatever_they_are(tmp_path, monkeypatch):
     """A folder of one's own may well have the class "None", "NA" or "1"."""
-    monkeypatch.setattr(gathered, "FOLDER", tmp_path / "reference")
+    monkeypatch.setattr(results, "FOLDER", tmp_path / "reference")
     names, said = ["None", "NA", "1", "02"], ["None", "1", "1", "02"]
     own = pd.DataFrame({"video": [f"{n}.avi" for n in names], "class_name": names, "video_pred": said})
     for folder in ("own", "reference/names"):
@@ -254,19 +254,19 @@ def test_names_of_classes_are_text_whatever_they_are(tmp_path, monkeypatch):
     row = {"dataset": "names", "method": "sd", "variant": "", "label_pct": 10, "split": 1, "settings": ""}
     rows = [row | {"seed": seed, "folder": str(path.parent) if seed == 0 else ""} for seed in range(3)]
     found = pd.DataFrame(rows)
-    right = compare.Runs(found, gathered.answers(found)).right.loc[list(own.video)]
+    right = claims.Runs(found, results.answers(found)).right.loc[list(own.video)]
     assert right["sd/10/seed0"].to_list() == [1, 0, 1, 1]
     assert right["sd/10/seed1"].to_list() == [1, 0, 1, 1]
     assert right["sd/10/seed2"].isna().to_list() == [True, True, False, False]  # "": not tested
 
 
 def test_figure_6_is_of_the_seeds_that_both_have_here_or_published(tmp_path, monkeypatch):
-    monkeypatch.setattr(gathered, "FOLDER", tmp_path)
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
     columns = ["dataset", "method", "variant", "label_pct", "seed", "folder"]
     every = [("x", "videossl", "", 10.0, 0, ""), ("x", "supervised", "", 10.0, 0, "")]
     found = pd.DataFrame(every, columns=columns)
-    assert compare.improved(gathered.by_class(found), 10).empty  # published without their classes
-    gathered._side_by_side.cache_clear()
+    assert claims.improved(results.by_class(found), 10).empty  # published without their classes
+    results._side_by_side.cache_clear()
     (tmp_path / "x").mkdir()
     (tmp_path / "x/classes.csv").write_text(
         "class_name,supervised/10/seed0,videossl/10/seed0\na,50,40.0\nb,20,50.0\nc,30,30.0\n"
@@ -280,25 +280,25 @@ def test_figure_6_is_of_the_seeds_that_both_have_here_or_published(tmp_path, mon
             table.to_csv(folder / "per_class.csv", index=False)
             every.append(("x", method, "", 10.0, seed, str(folder)))
     every.append(("x", "videossl", "T1", 10.0, 1, str(tmp_path / "videossl/2")))
-    classes = gathered.by_class(pd.DataFrame(every, columns=columns))
+    classes = results.by_class(pd.DataFrame(every, columns=columns))
     assert list(classes) == [
-        gathered.run_name(row) for row in pd.DataFrame(every, columns=columns).itertuples()
+        results.run_name(row) for row in pd.DataFrame(every, columns=columns).itertuples()
     ]
-    gain = compare.improved(classes, 10)
+    gain = claims.improved(classes, 10)
     assert gain.to_dict() == {"a": 20.0, "b": 15.0, "c": -10.0}  # of seeds 0 and 1
     assert list(gain.index) == ["a", "b", "c"]
-    assert compare.improved(classes, 1).empty
+    assert claims.improved(classes, 1).empty
 
 
 def test_what_is_published_of_six_classes():
     """Every run's video_top1 follows from what it is said to have said."""
-    of = gathered.FOLDER / "ucf101_6"
+    of = results.FOLDER / "ucf101_6"
     results = pd.read_csv(of / "results.csv", keep_default_na=False)
     said = pd.read_csv(of / "answers.csv", index_col="video")
-    runs = compare.Runs(results, said)
-    assert set(said.columns) == {"class_name", *map(gathered.run_name, results.itertuples())}
+    runs = claims.Runs(results, said)
+    assert set(said.columns) == {"class_name", *map(results.run_name, results.itertuples())}
     for row in results.itertuples():
-        assert 100 * runs.right[gathered.run_name(row)].mean() == pytest.approx(row.video_top1, abs=0.006)
+        assert 100 * runs.right[results.run_name(row)].mean() == pytest.approx(row.video_top1, abs=0.006)
     assert results.duplicated(["method", "variant", "label_pct", "seed"]).sum() == 0
     drawn = ["split", "label_draw", "label_pct", "seed"]
     assert (results.groupby(drawn).split_sha256.nunique() == 1).all()  # the same labels for every method

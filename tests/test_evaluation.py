@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from videossl_core import evaluation, params
+from videossl_core import evaluation, params, sampling
 from videossl_core.data import codec
 from videossl_core.data.frames import FrameStore, StoreSettings
 
@@ -16,7 +16,7 @@ LENGTHS = {"a.mp4": 20, "b.mp4": 8, "c.mp4": 5}
 
 
 class Brightness(torch.nn.Module):
-    """Three classes whose logits depend on the clip's mean alone; copies share what they were shown."""
+    """Three classes whose logits depend on the clip's mean alone; copies share the clips they have seen."""
 
     seen: ClassVar[list] = []
 
@@ -53,53 +53,59 @@ def softmax(mean):
 def test_predictions_by_hand(world):
     p, rows, store = world
     network = Brightness().train()
-    said = evaluation.predict(network, p, rows, ["x", "y", "z"], store, "cpu")
+    predictions = evaluation.predict(network, p, rows, ["x", "y", "z"], store, "cpu")
     assert network.training  # it stays as it is
 
     def mean(video, numbers):
-        from videossl_core.sampling import read_clip
-
-        return read_clip(store, video, np.asarray(numbers))[..., 4:28, 4:28].double().mean().item()
+        return sampling.read_clip(store, video, np.asarray(numbers))[..., 4:28, 4:28].double().mean().item()
 
     centre = [range(6, 14), range(8), [0, 1, 2, 3, 4, 0, 1, 2]]
     clips = [[range(8), range(8, 16)], [range(8)], [[0, 1, 2, 3, 4, 0, 1, 2]]]
     for i, video in enumerate(LENGTHS):
-        assert said.clip_probs[i] == pytest.approx(softmax(mean(video, centre[i])), abs=1e-6)
+        assert predictions.clip_probs[i] == pytest.approx(softmax(mean(video, centre[i])), abs=1e-6)
         expected = np.mean([softmax(mean(video, c)) for c in clips[i]], axis=0)
-        assert said.video_probs[i] == pytest.approx(expected, abs=1e-6)
+        assert predictions.video_probs[i] == pytest.approx(expected, abs=1e-6)
     assert len(network.seen) == 3 + 4
-    for kind, probs in (("clip", said.clip_probs), ("video", said.video_probs)):
+    for kind, probs in (("clip", predictions.clip_probs), ("video", predictions.video_probs)):
         right = probs.argmax(1) == rows.label
-        assert said.top1()[f"{kind}_top1"] == pytest.approx(100 * right.mean())
-        by_class = said.per_class().set_index("class_name")
+        assert predictions.top1()[f"{kind}_top1"] == pytest.approx(100 * right.mean())
+        by_class = predictions.per_class().set_index("class_name")
         assert by_class.loc["y", f"{kind}_top1"] == pytest.approx(100 * right[1:].mean())
-        assert list(said.table[f"{kind}_pred"]) == [["x", "y", "z"][k] for k in probs.argmax(1)]
-    assert list(said.per_class().videos) == [1, 2]
+        assert list(predictions.table[f"{kind}_pred"]) == [["x", "y", "z"][k] for k in probs.argmax(1)]
+    assert list(predictions.per_class().videos) == [1, 2]
 
 
-def test_video_and_clip_accuracy_are_not_the_same_thing(world):
+def test_mean_softmax_decides_the_video(world):
     """The mean of the softmax decides, not a vote and not the mean of the logits."""
     p, rows, store = world
-    answers = iter([[0, 9, 0], [8, 0, 0], [0, 3, 0]])  # centre clip, then the two clips of the first video
+    logits = iter([[0, 9, 0], [8, 0, 0], [0, 3, 0]])  # centre clip, then the two clips of the first video
 
     class Scripted(torch.nn.Module):
         def forward(self, clips):
-            return {"classes": torch.tensor([next(answers, [0, 0, 0]) for _ in clips], dtype=torch.float32)}
+            return {"classes": torch.tensor([next(logits, [0, 0, 0]) for _ in clips], dtype=torch.float32)}
 
-    said = evaluation.predict(Scripted(), p, rows.head(1), ["x", "y", "z"], store, "cpu")
-    assert (said.table.clip_pred[0], said.table.video_pred[0]) == ("y", "x")
+    predictions = evaluation.predict(Scripted(), p, rows.head(1), ["x", "y", "z"], store, "cpu")
+    assert (predictions.table.clip_pred[0], predictions.table.video_pred[0]) == ("y", "x")
 
 
-def test_a_padded_last_clip_counts(world):
+def test_padded_last_clip_counts(world):
     p, rows, store = world
     network = Brightness()
-    evaluation.predict(
-        network, p.model_copy(update={"last_clip": "pad"}), rows, ["x", "y", "z"], store, "cpu"
-    )
+    evaluation.predict(network, p.but(last_clip="pad"), rows, ["x", "y", "z"], store, "cpu")
     assert len(network.seen) == 3 + 3 + 1 + 1
 
 
-def test_a_subset_is_spread_and_always_the_same():
+def test_subset_is_evenly_spaced():
     rows = pd.DataFrame({"video": range(100)})
-    assert list(evaluation.at_most(rows, 5).video) == [0, 25, 50, 74, 99]
-    assert evaluation.at_most(rows, 100) is rows
+    assert list(evaluation.evenly_spaced(rows, 5).video) == [0, 25, 50, 74, 99]
+    assert evaluation.evenly_spaced(rows, 100) is rows
+
+
+def test_compare_counts_and_measures():
+    table = pd.DataFrame({"video": ["a", "b"], "video_pred": ["x", "y"], "video_confidence": [0.9, 0.6]})
+    assert evaluation.compare(table, table[::-1]).startswith("0 of 2 videos have another predicted class")
+    changed = table.assign(video_pred=["x", "x"], video_confidence=[0.9, 0.55])
+    assert evaluation.compare(table, changed) == (
+        "1 of 2 videos have another predicted class than on record; confidences differ by 5.0e-02 at most"
+    )
+    assert evaluation.compare(table, table[1:]) == "only 1 of 2 recorded and 1 predicted videos are the same"

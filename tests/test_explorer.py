@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from videossl_core import params, prepare, runs, training
-from videossl_core.views import explorer, matrix
-from videossl_core.views.explorer import Choice
+from videossl_lab import explorer, matrix
+from videossl_lab.explorer import Choice
 
 TABLE = pd.DataFrame(
     [

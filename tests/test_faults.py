@@ -11,12 +11,12 @@ import subprocess
 import sys
 import time
 
-import helpers
+from support import helpers
 import numpy as np
 import pandas as pd
 import pytest
-import workers
-from helpers import MOMENTS, TINY, same, without_times
+from support import workers
+from support.helpers import MOMENTS, TINY, same, without_times
 
 from videossl_core import params, prepare, runs
 from videossl_core.data import files, frames

@@ -1,6 +1,6 @@
 """A smaller dose of ``make fuzz``."""
 
-import fuzz
+from support import fuzz
 import pytest
 
 

@@ -6,7 +6,7 @@ import urllib.error
 import urllib.request
 
 import psutil
-import server
+from support import server
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -24,11 +24,10 @@ SURE = [9.0, 1.0, 0.0]  # p = (0.99954, 0.00034, 0.00012)
 UNSURE = [1.0, 0.5, 0.0]  # p = (0.506, 0.307, 0.186)
 
 
-def test_equation_1_is_the_cross_entropy_of_the_label():
+def test_equation_1_cross_entropy():
     values = losses.supervised_loss(logits_of(SURE, UNSURE), torch.tensor([1, 0]))
-    assert values.tolist() == pytest.approx(
-        [-math.log(softmax(SURE)[1]), -math.log(softmax(UNSURE)[0])], rel=1e-12
-    )
+    expected = [-math.log(softmax(SURE)[1]), -math.log(softmax(UNSURE)[0])]
+    assert values.tolist() == pytest.approx(expected, rel=1e-12)
 
 
 def test_equations_2_and_3_as_written():
@@ -42,18 +41,18 @@ def test_equations_2_and_3_as_written():
     assert values.tolist() == pytest.approx(expected, rel=1e-12)
 
 
-def test_one_hot_targets_drop_the_other_classes():
+def test_one_hot_target():
     value = losses.pseudo_label_loss(logits_of(SURE), confident_target="one_hot")
     assert value.item() == pytest.approx(-10 * math.log(softmax(SURE)[0]), rel=1e-12)
 
 
-def test_mask_gives_unsure_clips_no_loss():
+def test_mask_gives_no_loss():
     values = losses.pseudo_label_loss(logits_of(SURE, UNSURE), below_threshold="mask")
     assert values[1] == 0
     assert values[0] > 0
 
 
-def test_the_threshold_itself_counts_as_confident():
+def test_threshold_itself_is_confident():
     logits = logits_of([math.log(0.75), math.log(0.25)])
     p = logits.detach().softmax(-1).max().item()
     value = losses.pseudo_label_loss(logits, delta=p, T=1, confident_target="one_hot")
@@ -61,32 +60,31 @@ def test_the_threshold_itself_counts_as_confident():
     assert losses.confident(logits, p).all()
 
 
-def test_equation_4_is_the_soft_cross_entropy():
+def test_equation_4_soft_cross_entropy():
     h = [0.5, 0.25, 0.25]
     expected = -sum(a * math.log(b) for a, b in zip(h, softmax(UNSURE), strict=True))
     value = losses.distillation_loss(logits_of(UNSURE), torch.tensor([h], dtype=torch.float64))
     assert value.item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_consistency_is_the_mean_squared_difference_of_softmax():
+def test_consistency_is_mean_squared_difference():
     expected = sum((a - b) ** 2 for a, b in zip(softmax(SURE), softmax(UNSURE), strict=True)) / 3
     value = losses.consistency_loss(logits_of(SURE), logits_of(UNSURE))
     assert value.item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_consistency_moves_the_student_and_never_the_teacher():
+def test_consistency_moves_the_student_only():
     student, teacher = logits_of(SURE), logits_of(UNSURE)
     losses.consistency_loss(student, teacher).sum().backward()
     assert student.grad.abs().sum() > 0
     assert teacher.grad is None
-    same = logits_of(SURE)
-    losses.consistency_loss(same, logits_of(SURE)).sum().backward()
-    assert same.grad.abs().sum() == 0
+    equal = logits_of(SURE)
+    losses.consistency_loss(equal, logits_of(SURE)).sum().backward()
+    assert equal.grad.abs().sum() == 0
 
 
-rows_of_logits = st.lists(
-    st.lists(st.floats(-30, 30), min_size=4, max_size=4), min_size=1, max_size=5
-)  # from near certainty to none
+# from near certainty to none
+rows_of_logits = st.lists(st.lists(st.floats(-30, 30), min_size=4, max_size=4), min_size=1, max_size=5)
 
 
 def gradient(rows, **options) -> torch.Tensor:
@@ -105,13 +103,14 @@ def test_soft_and_mask_have_equal_gradients(rows, target, delta):
 
 @settings(max_examples=100, deadline=None)
 @given(rows_of_logits)
-def test_the_literal_target_shrinks_the_gradient_by_one_minus_p(rows):
+def test_literal_target_shrinks_the_gradient(rows):
+    """By the factor 1 − p."""
     p = torch.tensor(rows, dtype=torch.float64).softmax(-1).amax(-1, keepdim=True)
     expected = (1 - p) * gradient(rows, below_threshold="mask", confident_target="one_hot")
     assert torch.allclose(gradient(rows, below_threshold="mask"), expected, atol=1e-12)
 
 
-def test_entropy_is_another_method():
+def test_entropy_below_the_threshold():
     assert gradient([UNSURE], below_threshold="soft").abs().max() < 1e-15
     p = softmax(UNSURE)
     entropy = -sum(x * math.log(x) for x in p)
@@ -121,33 +120,34 @@ def test_entropy_is_another_method():
         losses.pseudo_label_loss(logits_of(UNSURE), below_threshold="hard")
 
 
-def outputs() -> methods.Outputs:
-    """A batch of one labelled and one unlabelled clip with all that any method could ask for."""
-    rows = torch.tensor([UNSURE, SURE], dtype=torch.float64)
-    return {
-        "classes": rows,
-        "labels": torch.tensor([2]),
-        "embedding": rows.flip(1),
-        "teacher": torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.2, 0.2]], dtype=torch.float64),
-        "ema_classes": rows.flip(0),
-        "strong_classes": rows[:1],
-        "rotation": torch.arange(16, dtype=torch.float64).view(2, 2, 4) / 10,
-        "quarter_turns": torch.tensor([[0, 0], [1, 1]]),
-    }
+ROWS = torch.tensor([UNSURE, SURE], dtype=torch.float64)
+TURNED = torch.arange(32, dtype=torch.float64).sin().view(8, 4)  # two clips at 0, 90, 180, 270 degrees
+
+# One labelled and one unlabelled clip, with all that any method needs.
+OUT = {
+    "classes": ROWS,
+    "embedding": ROWS.flip(1),
+    "ema_classes": ROWS.flip(0),
+    "strong_classes": ROWS[:1],
+    "rotation": TURNED[:2],
+    "turn_rotation": TURNED[2:],
+}
+TEACHER = [[0.2, 0.3, 0.5], [0.6, 0.2, 0.2]]
+BATCH = {"labels": torch.tensor([2]), "teacher": torch.tensor(TEACHER, dtype=torch.float64)}
 
 
 def by_hand() -> dict[str, float]:
-    """Sums over the examples of ``outputs()``, without weights."""
+    """Sums over the examples of ``BATCH``, without weights."""
     p, q = softmax(UNSURE), softmax(SURE)
-    turn = [softmax([k / 10 for k in range(4 * i, 4 * i + 4)]) for i in range(4)]
+    turned = [softmax([math.sin(k) for k in range(4 * i, 4 * i + 4)]) for i in range(8)]
     return {
         "supervised": -math.log(p[2]),
         "pseudo": -10 * (math.log(q[0]) + q[1] * math.log(q[1]) + q[2] * math.log(q[2])),
-        "distil": -sum(h * math.log(x) for h, x in zip([0.2, 0.3, 0.5], p[::-1], strict=True))
-        - sum(h * math.log(x) for h, x in zip([0.6, 0.2, 0.2], q[::-1], strict=True)),
+        "distil": -sum(h * math.log(x) for h, x in zip(TEACHER[0], p[::-1], strict=True))
+        - sum(h * math.log(x) for h, x in zip(TEACHER[1], q[::-1], strict=True)),
         "consistency": 2 * sum((a - b) ** 2 for a, b in zip(p, q, strict=True)) / 3,
         "fixmatch": -math.log(p[SURE.index(max(SURE))]),
-        "rotation": -sum(math.log(turn[i][k]) for i, k in enumerate([0, 0, 1, 1])) / 2,
+        "rotation": -sum(math.log(turned[i][i // 2]) for i in range(8)) / 4,
     }
 
 
@@ -160,22 +160,21 @@ def test_equation_5_for_every_method(name, reduction):
     p = params.load(method=name, steps=90, loss_reduction=reduction, lambda_d=0.5, s4l_weight=2)
     weights = {"supervised": 1, "pseudo": 1, "fixmatch": 1, "distil": 0.5, "consistency": 8, "rotation": 2}
     method, sums = methods.METHODS[name], by_hand()
-    expected = sum(
-        weights[t] * sums[t] / (2 if reduction == "batch" else COUNTS[t]) for t in method.terms
-    )  # at the last step every ramp is up
-    total, parts = methods.total_loss(method, outputs(), 89, p)
+    # at the last step every ramp is up
+    expected = sum(weights[t] * sums[t] / (2 if reduction == "batch" else COUNTS[t]) for t in method.terms)
+    total, parts = methods.total_loss(method, OUT, BATCH, 89, p)
     assert total.item() == pytest.approx(expected, rel=1e-12)
     assert {k: v.item() for k, v in parts.items()} == pytest.approx(
         {t: sums[t] / COUNTS[t] for t in method.terms}
     )
 
 
-def test_fixmatch_teaches_the_strong_view_what_the_weak_one_is_sure_of():
+def test_fixmatch_teaches_the_strong_view():
     weak = torch.tensor([SURE, UNSURE], dtype=torch.float64, requires_grad=True)
     strong = torch.tensor([UNSURE, SURE], dtype=torch.float64, requires_grad=True)
     losses.fixmatch_loss(weak, strong, 0.95).sum().backward()
-    told = [float(x == max(SURE)) for x in SURE]
-    expected = [p - y for p, y in zip(softmax(UNSURE), told, strict=True)]  # dCE/dlogits
+    target = [float(x == max(SURE)) for x in SURE]
+    expected = [p - y for p, y in zip(softmax(UNSURE), target, strict=True)]  # dCE/dlogits
     assert strong.grad[0].tolist() == pytest.approx(expected, rel=1e-12)
     assert strong.grad[1].abs().max() == 0  # the weak view of the second clip was unsure
     assert weak.grad is None
@@ -195,14 +194,13 @@ def test_consistency_ramp():
     assert weights == pytest.approx([8 * math.exp(-5), 8 * math.exp(-1.25), 8, 8])
 
 
-def test_teacher_temperature_softens():
+def test_teacher_temperature():
     p = params.load(steps=90, teacher_temperature=2.0)
-    out = outputs()
-    soft = [[math.sqrt(h) for h in row] for row in out["teacher"].tolist()]
+    soft = [[math.sqrt(h) for h in row] for row in TEACHER]
     soft = [[h / sum(row) for h in row] for row in soft]
     logs = [[math.log(x) for x in softmax(row[::-1])] for row in (UNSURE, SURE)]
     expected = -sum(h * x for a, b in zip(soft, logs, strict=True) for h, x in zip(a, b, strict=True)) / 2
-    _, parts = methods.total_loss(methods.METHODS["sd"], out, 0, p)
+    _, parts = methods.total_loss(methods.METHODS["sd"], OUT, BATCH, 0, p)
     assert parts["distil"].item() == pytest.approx(expected, rel=1e-12)
 
 

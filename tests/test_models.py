@@ -20,14 +20,14 @@ from videossl_core.models import BACKBONES, Shortcut, StemPool, VideoNet, folded
         ("B", 400, 33_409_104),
     ],
 )
-def test_parameters_of_the_published_resnet18(shortcut, classes, published):
+def test_published_parameter_counts(shortcut, classes, published):
     network = VideoNet("resnet18", {"classes": classes}, shortcut)
     assert sum(w.numel() for w in network.parameters()) == published
     both = VideoNet("resnet18", {"classes": classes, "embedding": 1000}, shortcut)
     assert sum(w.numel() for w in both.parameters()) == published + 513 * 1000
 
 
-def test_feature_maps_and_cost_of_a_clip_of_the_paper():
+def test_feature_maps_and_flops():
     network = VideoNet("resnet18", {"classes": 101}).eval()
     shapes = []
     for layer in network.backbone:
@@ -46,7 +46,7 @@ def test_feature_maps_and_cost_of_a_clip_of_the_paper():
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_every_backbone_has_two_heads(backbone):
+def test_two_heads_on_every_backbone(backbone):
     network = VideoNet(backbone, {"classes": 7, "embedding": 1000})
     out = network(torch.randint(0, 256, (2, 3, 8, 32, 32), dtype=torch.uint8))
     assert {k: tuple(v.shape) for k, v in out.items()} == {"classes": (2, 7), "embedding": (2, 1000)}
@@ -60,7 +60,7 @@ def test_torchvision_backbones_have_one_width():
 
 
 @pytest.mark.parametrize("kind", ["A", "A_detached"])
-def test_shortcut_a_pools_and_pads_with_zeros(kind):
+def test_shortcut_a_pools_and_pads(kind):
     x = torch.randn(2, 3, 4, 6, 5, requires_grad=True)
     y = Shortcut(kind, 3, 8, 2)(x)
     assert torch.equal(y[:, :3], F.avg_pool3d(x, 1, 2))
@@ -69,13 +69,13 @@ def test_shortcut_a_pools_and_pads_with_zeros(kind):
     assert y.requires_grad == (kind == "A")
 
 
-def test_an_unknown_shortcut_is_refused():
+def test_unknown_shortcut_is_refused():
     with pytest.raises(ValueError, match="A, A_detached, B"):
         Shortcut("C", 3, 8, 2)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_dividing_the_input_by_a_variance_would_change_nothing(backbone):
+def test_input_variance_would_change_nothing(backbone):
     """The reason why the unpublished Sports-1M variance can be left out (see VideoNet)."""
     torch.manual_seed(0)
     network = VideoNet(backbone, {"classes": 3}).double()
@@ -89,7 +89,7 @@ def test_dividing_the_input_by_a_variance_would_change_nothing(backbone):
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_folding_batch_norms_changes_no_output(backbone):
+def test_folded_batch_norms_change_no_output(backbone):
     torch.manual_seed(0)
     network = VideoNet(backbone, {"classes": 3}, shortcut="B").double()
     for layer in network.modules():
@@ -105,7 +105,7 @@ def test_folding_batch_norms_changes_no_output(backbone):
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 16, 12, 10), (1, 2, 1, 1, 1), (2, 3, 5, 7, 8)])
-def test_pooling_by_slices_is_max_pooling(shape):
+def test_pooling_by_slices(shape):
     pool = StemPool()
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     usual = pool(x)

@@ -63,7 +63,7 @@ def pictures(notebook) -> int:
 def test_the_demo_command_runs_all_notebooks_and_makes_a_page(project):
     """On the tiny data set, after a training by papermill of a method that the command does not train."""
     trained = execute(project, "train", dataset="tiny", label_pct=50, method="sd")
-    command = [sys.executable, "-m", "videossl_core.tools.study", "tiny", "--label-pct", "50"]
+    command = [sys.executable, "-m", "videossl_lab.make_demo", "tiny", "--label-pct", "50"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=600, env=os.environ)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"Supervised +[\d.]+ +[\d.]+\nVideoSSL +[\d.]+ +[\d.]+\ngain", done.stdout)

@@ -4,17 +4,22 @@ import ast
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from typing import get_args
 
 import nbformat
 import pytest
 import yaml
 
-from videossl_core import params
-from videossl_core.params import ROOT, FigureParams, ParameterError, Params
+from videossl_core import methods, models, params, teacher
+from videossl_core.data import sources, splits
+from videossl_core.params import ROOT, ParameterError, Params, WhichRun
+from videossl_lab import notebook
+from videossl_lab.notebook import FigureParams
 
-# Defaults that a notebook does not share with the others: a short run of its own, a data set of one's own
+# Defaults that a notebook does not share with the others: a short run of its own, the user's own data set
 OWN = {("tour", name) for name in ("steps", "eval_every", "variant")} | {("annotate", "dataset")}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FILES = sorted((ROOT / "params").glob("*.yaml"))
@@ -24,6 +29,32 @@ def parameters_cell(path: Path) -> str:
     cells = [c for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", [])]
     assert len(cells) == 1
     return cells[0].source
+
+
+def test_ground_floor():
+    """A misspelt parameter is refused within a moment: nothing heavy is imported on the way."""
+    code = (
+        "import sys; from videossl_core import params\n"
+        "ours = {m for m in sys.modules if m.startswith('videossl_core.')}\n"
+        "assert ours == {'videossl_core.params'}, ours\n"
+        "heavy = {'torch', 'torchvision', 'pandas', 'numpy', 'IPython'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("names", "table"),
+    [
+        (params.MethodName, methods.METHODS),
+        (params.SourceName, sources.SOURCES),
+        (params.DrawName, splits.DRAWS),
+        (params.TeacherName, teacher.TEACHERS),
+        (params.BackboneName, models.BACKBONES),
+    ],
+)
+def test_names_are_those_of_the_tables(names, table):
+    assert list(get_args(names)) == list(table)
 
 
 @pytest.mark.parametrize(
@@ -47,9 +78,29 @@ def parameters_cell(path: Path) -> str:
         ({"device": "gpu"}, "device = 'gpu'"),
     ],
 )
-def test_a_wrong_value_is_named(given, message):
+def test_wrong_value_is_named(given, message):
     with pytest.raises(ParameterError, match=message):
         params.load(**given)
+
+
+def test_but_validates():
+    p = params.load()
+    assert p.but(delta=0.8, method="sd") == params.load(delta=0.8, method="sd")
+    for changes, message in (({"delta": 3}, "delta = 3"), ({"detla": 0.8}, "did you mean 'delta'")):
+        with pytest.raises(ParameterError, match=message):
+            p.but(**changes)
+    with pytest.raises(ParameterError, match="crop_size = 100 is larger than frame_size"):
+        p.but(crop_size=100)
+
+
+def test_models_that_name_a_run_take_nothing_else():
+    """A parameter of the training is refused by name, not ignored."""
+    for model in (WhichRun, FigureParams, notebook.PredictParams):
+        assert params.load(model, dataset="ucf101", seed=3).seed == 3
+        with pytest.raises(
+            ParameterError, match=r"'delta': it belongs to the training. Here only .*label_pct"
+        ):
+            params.load(model, delta=0.8)
 
 
 def test_defaults_are_the_papers():
@@ -63,7 +114,7 @@ def test_defaults_are_the_papers():
     assert {k: getattr(p, k) for k in paper} == paper
 
 
-def test_files_come_before_what_is_given_and_bases_before_files(tmp_path, monkeypatch):
+def test_precedence_of_files(tmp_path, monkeypatch):
     (tmp_path / "params").mkdir()
     monkeypatch.setattr(params, "ROOT", tmp_path)
     (tmp_path / "params/one.yaml").write_text("source: demo\nlr: 0.5\nsteps: 7\n")
@@ -82,7 +133,7 @@ def test_files_come_before_what_is_given_and_bases_before_files(tmp_path, monkey
         params.load(dataset="bad")
 
 
-def test_lists_may_be_given_as_text():
+def test_lists_as_text():
     assert params.load(classes="a, b,c").classes == ["a", "b", "c"]
     assert params.load(FigureParams, methods="sd,videossl").methods == ["sd", "videossl"]
     with pytest.raises(ParameterError, match="did you mean 'videossl'"):
@@ -95,7 +146,7 @@ def test_relative_paths_start_at_the_project():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda f: f.stem)
-def test_every_parameter_file_is_valid_and_tells_its_command(path):
+def test_parameter_file_is_valid_and_names_its_command(path):
     p = params.load(dataset=path.stem, root="videos")
     assert p.dataset == path.stem
     text = path.read_text()
@@ -109,8 +160,8 @@ def test_notebook_parameters_are_those_of_the_model(path):
     """Names and defaults of each parameters cell agree with the model, and each has a help text."""
     cell = parameters_cell(path)
     assert cell.startswith("# Parameters of this notebook")
-    model = re.search(r"from_notebook\((?:params\.(\w+))?\)", path.read_text())[1] or "Params"
-    model = getattr(params, model)
+    name = re.search(r"notebook\.parameters\((?:\w+\.(\w+))?\)", path.read_text())[1] or "Params"
+    model = getattr(params, name, None) or getattr(notebook, name)
     lines = [line for line in cell.splitlines() if not line.startswith("#")]
     for node, line in zip(ast.parse(cell).body, lines, strict=True):
         name, default = node.target.id, ast.literal_eval(node.value)
@@ -123,31 +174,67 @@ def test_notebook_parameters_are_those_of_the_model(path):
             assert value in (default, default.split(",") if isinstance(default, str) else default)
 
 
-def test_injected_values_win_and_misspelt_ones_are_refused(monkeypatch):
-    cells = ["", "# Parameters of this notebook\nseed: int = 1\nsteps: int = None", "import os"]
-    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(user_ns={"In": cells}))
-    assert params.from_notebook().seed == 1
-    cells.append("# Parameters\nseed = 5\n")
-    assert params.from_notebook().seed == 5
-    cells.append("# Parameters\nsead = 5\n")
-    with pytest.raises(ParameterError, match="'sead'; did you mean 'seed'"):
-        params.from_notebook()
-    cells.append("# Parameters\nseed = 6\n")  # mended and run again: the old cell counts no more
-    assert params.from_notebook().seed == 6
-    cells.append("# Parameters\nseed = 3 + len('a')\n")
-    with pytest.raises(ParameterError, match="seed: write a plain value"):
-        params.from_notebook()
+OWN_CELL = "# Parameters of this notebook\nseed: int = 1\nsteps: int = None  # iterations"
+CHECK = "p = notebook.parameters()"
+
+
+@pytest.mark.parametrize(
+    ("cells", "values"),
+    [
+        ([OWN_CELL, "import os"], {"seed": 1, "steps": None}),
+        ([OWN_CELL, "# Parameters\nseed = 5\n"], {"seed": 5, "steps": None}),
+        ([OWN_CELL, "# Parameters\nsead = 5\n"], {"seed": 1, "steps": None, "sead": 5}),
+        # mended and run again: the old cell counts no more
+        (
+            [OWN_CELL, "# Parameters\nsead = 5\n", CHECK, "# Parameters\nseed = 6\n"],
+            {"seed": 6, "steps": None},
+        ),
+        ([OWN_CELL, CHECK, "import os", OWN_CELL.replace("1", "9")], {"seed": 9, "steps": None}),
+        # however the cell begins
+        (["%%time\nseed = 2\nsteps = 3"], {"seed": 2, "steps": 3}),
+        (["# Paramètres\nseed = 2\nsteps = 3"], {"seed": 2, "steps": 3}),
+        (["seed = 2\nsteps = 3", "import os"], {"seed": 2, "steps": 3}),
+        # however it assigns
+        (["seed, steps = 2, 3"], {"seed": 2, "steps": 3}),
+        (["seed = steps = 3"], {"seed": 3, "steps": 3}),
+        (["seed = 1 + len('a')\nsteps = 3"], {"seed": 2, "steps": 3}),
+        # in a cell of its own
+        (["seed = 2"], {"seed": 2}),
+        ([OWN_CELL, "delta = 0.5"], {"seed": 1, "steps": None, "delta": 0.5}),
+        ([OWN_CELL, "detla = 0.5"], {"seed": 1, "steps": None, "detla": 0.5}),
+        ([OWN_CELL, "delta = 0.5", CHECK, "import os", CHECK], {"seed": 1, "steps": None, "delta": 0.5}),
+        # what later cells do with the same names is not about parameters
+        ([OWN_CELL, CHECK, "steps = [1]\nprint(steps)"], {"seed": 1, "steps": None}),
+    ],
+)
+def test_parameters_from_cells(cells, values):
+    namespace: dict = {"get_ipython": lambda: None, "notebook": notebook}
+    for cell in cells:
+        if cell != CHECK:
+            exec("\n".join(line for line in cell.splitlines() if line[:1] != "%"), namespace)
+    assert notebook.given(["", *cells], namespace) == values
+    if not {"sead", "detla"} & values.keys():
+        return
+    with pytest.raises(ParameterError, match="did you mean"):
+        params.load(**values)
+
+
+@pytest.mark.parametrize("cells", [[], [""], ["import os"], ["x = 3"]])
+def test_no_parameters_is_an_error(cells):
+    with pytest.raises(ParameterError, match="no parameters found"):
+        notebook.given(cells, {})
 
 
 def test_parameters_of_a_run(tmp_path):
     p = params.load(outputs=tmp_path, method="sd", lr=0.5)
-    assert params.load(FigureParams, dataset="of_another_user").source is None  # its runs may be looked at
+    which = params.load(WhichRun, dataset="of_another_user")  # its runs may be looked at
+    assert which.run_dir == ROOT / "outputs/of_another_user/videossl/10/seed0"
     with pytest.raises(ParameterError, match=r"train it: papermill .* -p method sd"):
         params.of_run(p)
     p.run_dir.mkdir(parents=True)
     (p.run_dir / "params.json").write_text(json.dumps(p.model_dump(mode="json") | {"outputs": "/moved/away"}))
     asked = params.load(outputs=tmp_path, method="sd", num_workers=1)
-    assert params.of_run(asked) == p.model_copy(update={"num_workers": 1})
+    assert params.of_run(asked) == p.but(num_workers=1)
     assert p.differing(json.loads((p.run_dir / "params.json").read_text())) == {}
     assert asked.differing(p.model_dump(mode="json")) == {"lr": (0.5, 0.05)}
 

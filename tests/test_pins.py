@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from videossl_core import methods, params, precision, runs, sampling, training
+from videossl_core import devices, methods, params, runs, sampling, training
 from videossl_core.data import files
-from videossl_core.views import compare, gathered, paper
+from videossl_lab import claims, paper, results
 
 PINS = Path(__file__).parent / "pins"
 GIVEN = {"tau": 0.5, "delta": 0.075, "seed": 3, "hflip": True, "lr": 0.05, "consistency_ramp": 0.25}
@@ -26,7 +26,7 @@ def summary(run: runs.Run) -> dict:
     digest = b"".join(k.encode() + v.numpy().tobytes() for k, v in sorted(state["model"].items()))
     log = pd.read_csv(run.log)
     return {
-        "machine": precision.machine("cpu"),
+        "machine": devices.machine("cpu"),
         "sha256": files.sha256(digest),
         "weights": {
             k: [v.double().sum().item(), v.double().norm().item()] for k, v in state["model"].items()
@@ -43,14 +43,14 @@ def draws() -> dict:
 
 def tables(dataset: str) -> dict[str, str]:
     """The tables of paper_figures.ipynb, made from the published CSVs alone."""
-    every = gathered.published(dataset)
+    every = results.published(dataset)
     plain = every[every.variant.fillna("") == ""] if "variant" in every else every
     found = {"results": paper.results_table(plain, dataset)}
-    if (gathered.FOLDER / dataset / "answers.csv").exists():
-        compared = compare.Runs(every, gathered.answers(every))
-        found["claims"], found["gains"] = compare.claims(compared), compared.gains()
+    if (results.FOLDER / dataset / "answers.csv").exists():
+        compared = claims.Runs(every, results.answers(every))
+        found["claims"], found["gains"] = claims.claims(compared), compared.gains()
         found["variants"] = compared.variants()
-        found["figure6"] = compare.improved(gathered.by_class(every), 10).round(2).to_frame("gain")
+        found["figure6"] = claims.improved(results.by_class(every), 10).round(2).to_frame("gain")
     return {name: table.to_csv() for name, table in found.items()}
 
 
@@ -93,7 +93,7 @@ def test_published_tables(dataset):
 if __name__ == "__main__":
     import tempfile
 
-    from helpers import TINY
+    from support.helpers import TINY
 
     with tempfile.TemporaryDirectory() as folder:
         p = {m: params.load(**TINY | GIVEN | {"method": m, "outputs": folder}) for m in methods.METHODS}

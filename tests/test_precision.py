@@ -6,15 +6,15 @@ import functools
 import pandas as pd
 import pytest
 import torch
-from helpers import same, without_times
+from support.helpers import same, stop_at, without_times
 from torch import nn
 
-from videossl_core import models, precision, training
+from videossl_core import models, precision, prepare, training
 from videossl_core.precision import Precision
 
 
 class Wrong(torch.autograd.Function):
-    """The identity, whose gradient is wrong as on the CPUs of the design: garbage, or not a number."""
+    """The identity, whose gradient is wrong as on some CPUs: garbage, or not a number."""
 
     @staticmethod
     def forward(ctx, x, factor):
@@ -60,44 +60,45 @@ def clean_check() -> Precision:
     [("backbone.0", f) for f in (float("inf"), 1.5)]
     + [("backbone.6.body.0", f) for f in (float("inf"), float("nan"), 0.0, 1.5, -1.0)],
 )
-def test_a_wrong_gradient_is_found_and_its_layer_kept_in_fp32(layer, factor):
+def test_wrong_gradient_keeps_layer_in_fp32(layer, factor):
     clean = clean_check()
-    found = precision.check(network(layer, factor), CLIPS, "bf16", "cpu")
-    assert set(found.fp32_layers) == {layer, *clean.fp32_layers}
-    assert found.cosine > 0.9
+    chosen = precision.check(network(layer, factor), CLIPS, "bf16", "cpu")
+    assert set(chosen.fp32_layers) == {layer, *clean.fp32_layers}
+    assert chosen.cosine > 0.9
     net = network(layer, factor)
-    found.apply(net)
+    chosen.apply(net)
     clips = torch.randint(0, 256, CLIPS, dtype=torch.uint8)
-    assert all(g.isfinite().all() for g in precision._gradients(net, clips).split(1000))
+    assert all(g.isfinite().all() for g in precision.gradients(net, clips).split(1000))
     unprotected = network(layer, factor)
     Precision("bf16", clean.fp32_layers).apply(unprotected)
-    right, wrong = (precision._gradients(n, clips) for n in (net, unprotected))
+    right, wrong = (precision.gradients(n, clips) for n in (net, unprotected))
     assert not torch.allclose(right, wrong, rtol=0.1, atol=1e-3)
 
 
 def real_fault() -> bool:
-    """Is the fault of the design on this machine? Asked of PyTorch alone, without our check."""
+    """Does this machine have the fault that precision.py is about? By PyTorch alone, without our check."""
     torch.manual_seed(0)
     conv = nn.Conv3d(64, 64, 3, padding=1, bias=False)
     x, g = torch.randn(2, 64, 2, 6, 6), torch.randn(2, 64, 2, 6, 6)
     right = torch.autograd.grad(conv(x), conv.weight, g)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = conv(x)
-    said = torch.autograd.grad(out, conv.weight, g.bfloat16())[0]
-    return not (said - right).norm() < 0.1 * right.norm()
+    half = torch.autograd.grad(out, conv.weight, g.bfloat16())[0]
+    return not (half - right).norm() < 0.1 * right.norm()
 
 
-def test_the_real_fault_is_found_where_it_exists():
+@pytest.mark.slow
+def test_real_fault_is_found_where_it_exists():
     """Over 16 frames the third stage has two: its padded convolutions' weight gradients are wrong there."""
     net = models.VideoNet("resnet18", {"classes": 5})
-    found = precision.check(net, (2, 3, 16, 48, 48), "bf16", "cpu")
-    assert bool(found.fp32_layers) == real_fault()
+    chosen = precision.check(net, (2, 3, 16, 48, 48), "bf16", "cpu")
+    assert bool(chosen.fp32_layers) == real_fault()
     if real_fault():  # all convolutions between maps of two frames, and no other
-        assert found.fp32_layers == ("backbone.8.body.3", "backbone.9.body.0", "backbone.9.body.3")
+        assert chosen.fp32_layers == ("backbone.8.body.3", "backbone.9.body.0", "backbone.9.body.3")
     assert not precision.check(net, (8, 3, 8, 48, 48), "bf16", "cpu").fp32_layers[3:]
 
 
-def test_the_check_leaves_no_trace_in_the_run():
+def test_check_leaves_no_trace():
     net = network()
     before, draws = copy.deepcopy(net.state_dict()), torch.get_rng_state()
     precision.check(net, CLIPS, "bf16", "cpu")
@@ -107,7 +108,7 @@ def test_the_check_leaves_no_trace_in_the_run():
     assert net.autocast is None
 
 
-def test_a_copy_of_a_network_computes_with_its_own_weights():
+def test_copied_network_uses_its_own_weights():
     """Mean teacher copies the network after its layers were told to stay in fp32."""
     net = network()
     Precision("bf16", ("backbone.0",)).apply(net)
@@ -124,40 +125,42 @@ def test_a_copy_of_a_network_computes_with_its_own_weights():
 @pytest.fixture
 def half(tiny, monkeypatch):
     """Parameters of a small run for which bf16 is good enough, on a machine that is fast at it."""
-    monkeypatch.setattr(precision, "_fastest", lambda device: "bf16")
-    size = {"width": 0.125, "batch_size": 8, "crop_size": 32}
+    monkeypatch.setattr(precision, "fastest", lambda device: "bf16")
+    monkeypatch.setattr(precision, "LEAST_COSINE", 0.5)
+    size = {"batch_size": 8, "crop_size": 32}
     return lambda **given: tiny(**{"method": "mt_sd", "precision": "auto", "steps": 6} | size | given)
 
 
 @pytest.mark.filterwarnings("ignore:bf16 is wrong here")
-def test_a_run_in_half_precision_resumes_exactly_and_says_so(half, monkeypatch):
-    monkeypatch.setattr(precision, "LEAST_COSINE", 0.5)
-
-    def stop(row):
-        if row["step"] == 5:
-            raise KeyboardInterrupt
-
+def test_half_precision_resumes_exactly(half):
     p = half()
     whole = training.train(p)
     assert whole.read_provenance()["precision"].startswith("bf16")
     state = without_times(whole.read_checkpoint())
     assert state["precision"]["dtype"] == "bf16"
     again = half(outputs=p.outputs.parent / "again")
-    with pytest.raises(KeyboardInterrupt):
-        training.train(again, on_log=stop)
-    monkeypatch.setattr(precision, "check", lambda *_: pytest.fail("checked twice on one machine"))
+    stop_at(again, 5)
     assert same(without_times(training.train(again).read_checkpoint()), state)
     net, _ = training.load_network(whole, p)
     assert net.autocast is torch.bfloat16
-    full = training.train(half(precision="fp32", overwrite=True))
-    assert not same(full.read_checkpoint()["model"], state["model"])
-    for name, weight in full.read_checkpoint()["model"].items():
+    full = training.train(half(precision="fp32", overwrite=True)).read_checkpoint()["model"]
+    assert not same(full, state["model"])
+    for name, weight in full.items():
         if name.endswith("weight"):
             assert torch.cosine_similarity(weight.flatten(), state["model"][name].flatten(), dim=0) > 0.9
 
 
 @pytest.mark.filterwarnings("ignore:bf16 is wrong here")
-def test_gradients_that_point_elsewhere_keep_the_run_in_fp32(half, monkeypatch):
+def test_changed_format_warns_on_resume(half, monkeypatch):
+    p = half()
+    stop_at(p, 3)
+    monkeypatch.setattr(precision, "fastest", lambda device: "fp32")
+    with pytest.warns(UserWarning, match=r"trained with precision .*'bf16'.*, resumes with .*'fp32'"):
+        assert training.train(p).finished
+
+
+@pytest.mark.filterwarnings("ignore:bf16 is wrong here")
+def test_gradients_elsewhere_keep_fp32(half, monkeypatch):
     monkeypatch.setattr(precision, "LEAST_COSINE", 1.01)
     net = training.build_network(half(), 14)
     with pytest.warns(UserWarning, match=r"gradients in bf16 point elsewhere.*the run stays in fp32"):
@@ -166,65 +169,32 @@ def test_gradients_that_point_elsewhere_keep_the_run_in_fp32(half, monkeypatch):
         precision.choose(half(precision="bf16"), net, "cpu")
 
 
-def test_layers_that_stay_in_fp32_are_named(half, monkeypatch):
-    monkeypatch.setattr(
-        precision, "check", lambda *_: Precision("bf16", ("backbone.0", "heads.classes"), 0.99)
-    )
+def test_fp32_layers_are_named(half, monkeypatch):
+    two = Precision("bf16", ("backbone.0", "heads.classes"), 0.99)
+    monkeypatch.setattr(precision, "check", lambda *_: two)
     net = training.build_network(half(), 14)
-    with pytest.warns(
-        UserWarning, match=r"bf16 is wrong here in 2 layers, which stay in fp32: backbone.0, heads"
-    ):
-        chosen = precision.choose(half(), net, "cpu")
-    chosen.apply(net)
-    assert str(chosen) == "bf16, 2 layers in fp32 (gradient cosine 0.990)"
-
-
-def test_a_damaged_cache_of_checks_is_made_anew(half, monkeypatch):
-    p = half()
-    monkeypatch.setattr(precision, "check", lambda *_: Precision("bf16", (), 0.95))
-    for text in ("not json", "[]", '{"x": 1}'):
-        (p.outputs / "precision.json").write_text(text)
-        assert precision.choose(p, training.build_network(p, 14), "cpu").cosine == 0.95
-
-
-@pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
-def test_a_changed_number_format_is_told_on_resume(half, monkeypatch):
-    p = half()
-    found = precision.check(training.build_network(p, 14), (8, 3, 8, 32, 32), "bf16", "cpu")
-    monkeypatch.setattr(precision, "choose", lambda *_: found)
-
-    def stop(row):
-        if row["step"] == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        training.train(p, on_log=stop)
-    monkeypatch.setattr(precision, "choose", lambda *_: Precision())
-    with pytest.warns(UserWarning, match=r"went with precision .*'bf16'.*, goes on with .*'fp32'"):
-        assert training.train(p).finished
+    with pytest.warns(UserWarning, match=r"wrong here in 2 layers, which stay in fp32: backbone.0, heads"):
+        assert precision.choose(half(), net, "cpu") == two
+    assert str(two) == "bf16, 2 layers in fp32 (gradient cosine 0.990)"
 
 
 @pytest.mark.filterwarnings("ignore:fp16 is wrong here")
-def test_fp16_scales_its_loss_skips_steps_that_overflow_and_keeps_the_scale(half, monkeypatch):
+def test_fp16_skips_overflows_and_keeps_its_scale(half, monkeypatch):
     monkeypatch.setattr(precision, "LEAST_COSINE", -2)
-    given = {"precision": "fp16", "method": "sd", "steps": 3, "width": 0.125, "crop_size": 24}
-    run = training.train(half(**given))
+    run = training.train(half(precision="fp16", method="sd", steps=3, crop_size=24))
     state = run.read_checkpoint()
     assert state["scaler"]["scale"] >= 1
     assert all(w.isfinite().all() for w in state["model"].values())
     assert pd.read_csv(run.log).loss.notna().all()
 
 
-def test_fp16_that_overflows_at_every_scale_stops(half, monkeypatch):
-    monkeypatch.setattr(precision, "choose", lambda *_: Precision("fp16"))
-    monkeypatch.setattr(torch.amp, "GradScaler", functools.partial(torch.amp.GradScaler, init_scale=4.0))
-    original = training.build_network
-
-    def broken(p, classes):
-        net = original(p, classes)
-        net.heads["classes"].bias.register_hook(lambda g: g * float("inf"))
-        return net
-
-    monkeypatch.setattr(training, "build_network", broken)
+def test_fp16_overflow_at_every_scale_stops(tiny):
+    p = tiny(steps=5, method="supervised")
+    trainer = training.Trainer(p, prepare.prepare(p))
+    Precision("fp16").apply(trainer.network)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    trainer.network.heads["classes"].bias.register_hook(lambda g: g * float("inf"))
     with pytest.raises(FloatingPointError, match=r"gradient of heads.classes.bias is not finite"):
-        training.train(half(steps=5, method="supervised", width=0.125, crop_size=24))
+        list(trainer)
+    assert trainer.scaler.get_scale() == 1
+    assert trainer.step_number == 2

@@ -1,16 +1,16 @@
-"""A finished run on files it has never heard of: the same answers as evaluation, and bad files named."""
+"""A finished run on files it has never seen: the same predictions as evaluation, and bad files named."""
 
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import TINY
+from support.helpers import TINY
 
-from videossl_core import classify, evaluation, params, prepare, runs, training
+from videossl_core import evaluation, params, predict, prepare, runs, training
 from videossl_core.data import codec
 from videossl_core.params import ParameterError
-from videossl_core.views import figures, show
+from videossl_lab import plots, predicted
 
 
 @pytest.fixture(scope="module")
@@ -37,74 +37,70 @@ def folder(trained, tmp_path):
     return tmp_path
 
 
-def test_a_file_gets_the_answer_that_evaluation_gives(trained, folder):
+def test_file_is_predicted_as_evaluated(trained, folder):
     data = prepare.prepare(trained, with_teacher=False)
     network, classes = training.load_network(runs.Run(trained.run_dir), trained)
     rows = data.rows("test")
-    said = evaluation.predict(network, trained, rows, classes, data.store, "cpu")
+    expected = evaluation.predict(network, trained, rows, classes, data.store, "cpu")
     names = [f"p_{c}" for c in classes]
     for i, name in enumerate(("a.mp4", "deep/b, c.mp4", "ü.MP4")):
-        answers = classify.classify(trained, folder / name)
-        (row,) = answers.table.itertuples()
-        assert answers.table[names].to_numpy()[0] == pytest.approx(said.video_probs[i], abs=1e-6)
-        assert row.predicted == said.table.video_pred[i]
-        first, second = np.sort(said.video_probs[i])[::-1][:2]
+        table = predict.predict_files(trained, folder / name).table
+        (row,) = table.itertuples()
+        assert table[names].to_numpy()[0] == pytest.approx(expected.video_probs[i], abs=1e-6)
+        assert row.predicted == expected.table.video_pred[i]
+        first, second = np.sort(expected.video_probs[i])[::-1][:2]
         assert row.margin == pytest.approx(first - second, abs=1e-6)
 
 
-def test_a_folder_lists_what_cannot_be_used_and_goes_on(trained, folder):
-    answers = classify.classify(trained, folder)
-    table = answers.table.set_index("video")
+def test_folder_with_unusable_videos(trained, folder):
+    predictions = predict.predict_files(trained, folder)
+    table = predictions.table.set_index("video")
     assert set(table.index) == {"a.mp4", "deep/b, c.mp4", "ü.MP4", "empty.mp4", "cut.mp4", "short.mp4"}
     assert table.loc["short.mp4", "reason"] == "shorter than a clip: 5 of 8 frames"
     assert all(table.reason[["empty.mp4", "cut.mp4"]] != "")
     good = table[table.reason == ""]
     assert list(good.margin) == sorted(good.margin)
-    assert list(table.index[:3]) == list(good.index)  # the doubtful first, the unusable last
-    answers.write(folder / "into/table.csv")
+    assert list(table.index[:3]) == list(good.index)  # the uncertain first, the unusable last
+    predictions.write(folder / "into/table.csv")
     back = pd.read_csv(folder / "into/table.csv", keep_default_na=False)
-    assert list(back.columns[:7]) == [
-        "video", "predicted", "confidence", "margin", "disagreement", "clips", "reason",
-    ]  # fmt: skip
+    columns = "video predicted confidence margin disagreement clips reason"
+    assert list(back.columns[:7]) == columns.split()
     assert list(back.video) == list(table.index)
     assert list(back.clips) == ["4", "4", "4", "", "", ""]
     assert back.confidence.map(len).max() <= len("0.1234")
-    html = show.along(answers).data
+    html = predicted.show_along(predictions).data
     assert html.count("<video") == html.count("<img alt=") == 3
     assert "short.mp4" not in html
 
 
-def test_the_clips_along_a_video(trained, folder):
-    """32 frames at 25 per second are four clips of eight; their mean is the video's answer."""
-    answers = classify.classify(trained, folder / "a.mp4")
-    clips, names = answers.clips, [f"p_{c}" for c in answers.classes]
+def test_clips_along_a_video(trained, folder):
+    """32 frames at 25 per second are four clips of eight; their mean is the video's prediction."""
+    predictions = predict.predict_files(trained, folder / "a.mp4")
+    clips, names = predictions.clips, [f"p_{c}" for c in predictions.classes]
+    of_video = predictions.table[names].to_numpy()[0]
     assert list(clips.start) == pytest.approx([0, 0.32, 0.64, 0.96], abs=1e-3)
     assert list(clips.end) == pytest.approx([0.32, 0.64, 0.96, 1.28], abs=1e-3)
-    assert clips[names].mean().to_numpy() == pytest.approx(answers.table[names].to_numpy()[0])
-    best = clips[names].to_numpy().argmax(1)
-    of_video = answers.table[names].to_numpy()[0].argmax()
-    assert answers.table.disagreement[0] == np.mean(best != of_video)
-    figure = show.confidences(answers, "a.mp4")
-    assert "4 clips of a.mp4" in figures.alt(figure)
-    axis = figure.axes[0]
-    tops = np.zeros(4)
-    for bars in axis.containers:
-        tops += [bar.get_height() for bar in bars]
-    assert tops == pytest.approx(np.ones(4))  # the classes of a clip fill its bar
+    assert clips[names].mean().to_numpy() == pytest.approx(of_video)
+    differs = clips[names].to_numpy().argmax(1) != of_video.argmax()
+    assert predictions.table.disagreement[0] == np.mean(differs)
+    figure = predicted.confidences(predictions, "a.mp4")
+    assert "4 clips of a.mp4" in plots.alt(figure)
+    heights = [[bar.get_height() for bar in bars] for bars in figure.axes[0].containers]
+    assert np.sum(heights, axis=0) == pytest.approx(np.ones(4))  # the classes of a clip fill its bar
 
 
-def test_nothing_there_is_said(trained, tmp_path):
+def test_nothing_to_predict(trained, tmp_path):
     with pytest.raises(ParameterError, match="no such file or folder"):
-        classify.classify(trained, tmp_path / "nowhere")
+        predict.predict_files(trained, tmp_path / "nowhere")
     with pytest.raises(ParameterError, match="no video in this folder"):
-        classify.classify(trained, tmp_path)
+        predict.predict_files(trained, tmp_path)
     (tmp_path / "bad.avi").write_bytes(b"RIFF")
-    answers = classify.classify(trained, tmp_path)
-    assert len(answers.table) == 1
-    assert "no video to show" in show.along(answers).data
-    assert answers.table.predicted.isna().all()
+    predictions = predict.predict_files(trained, tmp_path)
+    assert len(predictions.table) == 1
+    assert "no video to show" in predicted.show_along(predictions).data
+    assert predictions.table.predicted.isna().all()
     with pytest.raises(runs.RunError, match="train it first"):
-        classify.classify(trained.model_copy(update={"seed": 99}), tmp_path / "bad.avi")
+        predict.predict_files(trained.but(seed=99), tmp_path / "bad.avi")
 
 
 def test_what_a_browser_gets(folder, tmp_path):

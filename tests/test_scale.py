@@ -5,11 +5,11 @@ import os
 import subprocess
 import sys
 
-import helpers
+from support import helpers
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import TINY
+from support.helpers import TINY
 
 from videossl_core.data.frames import FrameStore, StoreSettings
 

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from videossl_core import prepare, teacher
@@ -17,7 +18,7 @@ def classifier():
     return Classifier("efficientnet_lite0")
 
 
-def test_targets_are_the_teachers_softmax_of_that_frame(tiny, classifier):
+def test_targets_are_the_frames_softmax(tiny, classifier):
     """Against the classifier run by hand on pixels decoded by PIL."""
     data = prepare.prepare(tiny(), with_teacher=True)
     video = data.rows("unlabelled").video[0]
@@ -33,7 +34,7 @@ def test_targets_are_the_teachers_softmax_of_that_frame(tiny, classifier):
     assert np.array_equal(nearest, exact)
 
 
-def test_it_is_a_real_imagenet_classifier(classifier):
+def test_real_imagenet_classifier(classifier):
     named = {"clock": "analog clock", "spider_web": "spider web", "crossword": "crossword puzzle"}
     for noun, expected in named.items():
         h = torch.zeros(1000)
@@ -43,17 +44,20 @@ def test_it_is_a_real_imagenet_classifier(classifier):
         assert teacher.IMAGENET_CLASSES[h.argmax()] == expected
 
 
-def test_the_untaught_teacher_knows_nothing_but_is_the_same_each_time(classifier):
+def test_untaught_teacher(classifier):
+    """It predicts next to nothing, and the same each time."""
     untaught = Classifier("untaught")
     assert untaught.weights_hash == Classifier("untaught").weights_hash != classifier.weights_hash
     frames = torch.randint(0, 256, (4, 3, 224, 224), generator=torch.Generator().manual_seed(0)).byte()
     assert torch.allclose(untaught(frames).sum(1), torch.ones(4))
-    assert untaught(frames).max() < 0.002 < 0.1 < classifier(frames).max()  # 1000 classes: 0.001 says nothing
+    assert (
+        untaught(frames).max() < 0.002 < 0.1 < classifier(frames).max()
+    )  # 1000 classes: 0.001 is a mere guess
 
 
-def test_nothing_is_asked_twice(tiny, monkeypatch):
+def test_teacher_runs_once(tiny, monkeypatch):
     prepare.prepare(tiny(), with_teacher=True)
-    monkeypatch.setattr(Classifier, "forward", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(Classifier, "forward", lambda *_: pytest.fail("ran again"))
     prepare.prepare(tiny(), with_teacher=True)
 
 
@@ -72,15 +76,13 @@ def test_other_weights_are_another_folder(tiny, classifier, tmp_path):
 
 def test_resnet50_takes_a_local_weights_file(tmp_path):
     """The paper's teacher; its published weights have the same names and shapes as these random ones."""
-    import torchvision
-
     torch.save(torchvision.models.resnet50().state_dict(), tmp_path / "r50.pth")
     h = Classifier("resnet50", tmp_path / "r50.pth")(torch.zeros(1, 3, 224, 224, dtype=torch.uint8))
     assert h.shape == (1, 1000)
     assert h.sum().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_weights_that_cannot_be_had_say_what_to_do(tmp_path, monkeypatch):
+def test_missing_weights_name_the_way_out(tmp_path, monkeypatch):
     def no_network(*_, **__):
         raise OSError("no route to host")
 

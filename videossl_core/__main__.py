@@ -1,22 +1,29 @@
-"""Train without a notebook, as ``torchrun`` needs it on several machines:
+"""Train without a notebook, as ``torchrun`` needs it for several processes, here or on several machines:
 
-``torchrun --nnodes 2 --nproc-per-node 4 --rdzv-endpoint <host>:29500 -m videossl_core -p dataset ucf101``
+``torchrun --nproc-per-node 4 -m videossl_core -p dataset ucf101 -p label_pct 10``
 """
 
 import argparse
 
 import yaml
 
-from videossl_core import params, training
-from videossl_core.views.progress import LiveTraining
+from videossl_core import devices, distributed, params, prepare, runs, training
 
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m videossl_core", description="Train one run.")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="given")
     given = {name: yaml.safe_load(value) for name, value in parser.parse_args(words).given}
-    p, live = params.load(**given), LiveTraining()
-    print(training.train(p, live.progress, live.on_log).folder)
+    p: params.Params = params.load(**given)
+    with distributed.joined(devices.device(p)) as ranks, runs.open(p, ranks) as run:
+        if not run.finished:
+            for row in run.record(training.Trainer(p, prepare.prepare(p), ranks)):
+                if ranks.first:
+                    print(
+                        *(f"{n} {v:.4g}" if isinstance(v, float) else f"{n} {v}" for n, v in row.items()),
+                        flush=True,
+                    )
+    print(run.folder)
 
 
 if __name__ == "__main__":

@@ -1,29 +1,22 @@
-"""Training by several processes, on one machine or many: who am I, means over all, and how they are started.
+"""Training by several processes, on one machine or many, as ``torchrun`` starts them.
 
 Every process takes its share of each batch, so that the batch, its halves and the schedule stay those of one
-process. PyTorch's own engine does the work (DDP, torchrun).
+process. PyTorch's own engine does the work (DDP, torchrun). Batch norm runs over the clips of all processes
+on GPUs (PyTorch's SyncBatchNorm), and over each process's own clips on CPUs.
 """
 
 import os
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch import nn
 
-if TYPE_CHECKING:
-    from videossl_core.params import Params
-
-
-class LostProcess(RuntimeError):
-    """One of the processes ended; the others were stopped and the last checkpoint stays."""
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -46,15 +39,15 @@ class Ranks:
         dist.all_reduce(total)
         return dict(zip(values, (total / self.count).tolist(), strict=True))
 
-    def gather(self, value: Any) -> list:
+    def gather(self, value: Value) -> list[Value]:
         """The value of every process, in order of rank."""
         if self.count == 1:
             return [value]
-        found = [None] * self.count
-        dist.all_gather_object(found, value)
-        return found
+        values: list = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
 
-    def told(self, value: Any) -> Any:
+    def broadcast(self, value: Value) -> Value:
         """The first process's value."""
         return self.gather(value)[0]
 
@@ -68,8 +61,8 @@ class Ranks:
                 )
 
     def share_statistics(self, network: nn.Module) -> None:
-        """Take the first process's batch-norm statistics, which are saved: without ``sync_batch_norm`` each
-        process has its own."""
+        """Take the first process's batch-norm statistics, which are the ones that are saved: without
+        SyncBatchNorm each process has its own."""
         if self.count > 1:
             for buffer in network.buffers():
                 dist.broadcast(buffer, 0)
@@ -78,106 +71,25 @@ class Ranks:
         """The network for the forward pass, whose backward pass averages gradients over the processes."""
         if self.count == 1:
             return network
-        if sync_batch_norm and device.startswith("cuda"):
+        on_gpu = device.startswith("cuda")
+        if sync_batch_norm and on_gpu:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # keeps the parameters themselves
-        elif sync_batch_norm:
-            for m in network.modules():
-                if isinstance(m, nn.BatchNorm3d):
-                    m.__class__ = SyncBatchNorm3d
-        ids = [torch.device(device)] if device.startswith("cuda") else None
+        ids = [torch.device(device)] if on_gpu else None
         return nn.parallel.DistributedDataParallel(network, ids, gradient_as_bucket_view=True)
-
-
-class _Sum(torch.autograd.Function):
-    """Sum over the processes; what each does with it comes back as a sum too."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(ctx, g: Tensor) -> Tensor:
-        return _Sum.forward(ctx, g)
-
-
-class SyncBatchNorm3d(nn.BatchNorm3d):
-    """Statistics over the clips of all processes, where PyTorch's SyncBatchNorm, for GPUs only, cannot be."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
-        dims, wide = (0, 2, 3, 4), x.float()
-        count = x.numel() // x.shape[1] * dist.get_world_size()
-        mean = _Sum.apply(wide.sum(dims)) / count
-        centred = wide - mean.view(1, -1, 1, 1, 1)
-        var = _Sum.apply(centred.square().sum(dims)) / count
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
-            self.num_batches_tracked += 1
-        scale = (self.weight * (var + self.eps).rsqrt()).view(1, -1, 1, 1, 1)
-        return (centred * scale + self.bias.view(1, -1, 1, 1, 1)).to(x.dtype)
 
 
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
-    """Meet the other processes, where torchrun or ``launch`` has started this one among several."""
+    """Meet the other processes, where ``torchrun`` has started this one among several."""
     count = int(os.environ.get("WORLD_SIZE", 1))
     if count == 1:
         yield Ranks()
         return
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
-    # a day: one process may decode a data set while the others wait; a lost one is noticed by the launcher
+    # a day: one process may decode a data set while the others wait; torchrun notices a lost one
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(days=1))
     try:
         yield Ranks(dist.get_rank(), count)
     finally:
         dist.destroy_process_group()
-
-
-def inside() -> bool:
-    """Has torchrun or ``launch`` started this process?"""
-    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
-
-
-def launch(function: Callable, p: "Params", meanwhile: Callable[[], None], *more) -> None:
-    """Run ``function`` of a module on the parameters and ``more`` in ``p.num_processes`` processes here.
-
-    Args:
-        meanwhile: called every second while they work, to show how far they are.
-
-    Raises:
-        LostProcess: one of them ended early, with its error; the others have been stopped.
-    """
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=p.num_processes,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        start_method="spawn",  # a fork of a notebook's kernel, with its threads, would hang
-        run_id=f"{p.dataset}-{p.method}-{p.seed}",
-    )
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(1):
-            meanwhile()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        elastic_launch(config, function)(p.model_dump(mode="json"), *more)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        raise LostProcess(
-            f"process {rank} of {p.num_processes} ended with exit code {failure.exitcode}: "
-            f"{failure.message}\nThe others were stopped. The same command goes on from the last checkpoint"
-        ) from None
-    finally:
-        over.set()
-        watcher.join()

@@ -1,32 +1,29 @@
 """Clip and video top-1 as the paper reports them (4.1), per video and per class; one code for all methods."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
+from videossl_core.batches import EvalClips, loader, prefetch
 from videossl_core.data.frames import FrameStore
-from videossl_core.data.pool import quiet
 from videossl_core.distributed import Ranks
 from videossl_core.models import folded
-from videossl_core.sampling import TestClips, ahead, loader
-
-if TYPE_CHECKING:
-    from videossl_core.params import Params
+from videossl_core.params import Params
+from videossl_core.progress import track
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network says of some videos.
+    """A network's predictions for some videos.
 
     ``table`` has one row a video: video, class_name, label, and of both protocols the predicted class, its
     confidence and whether it is right (clip_pred, clip_confidence, clip_right, video_pred, ...; not right or
     wrong, but empty, where the label is unknown, -1). ``clip_probs`` and ``video_probs`` are (videos, C)
     float64, each row a distribution; ``every_clip`` is (clips, C), of all consecutive clips in order of
-    video and start, if they were asked for.
+    video and start, if they were kept.
     """
 
     table: pd.DataFrame
@@ -51,16 +48,15 @@ class Predictions:
 @torch.inference_mode()
 def predict(
     network: nn.Module,
-    p: "Params",
+    p: Params,
     rows: pd.DataFrame,
     classes: list[str],
     store: FrameStore,
     device: str,
-    progress=quiet,
     ranks: Ranks | None = None,
     every_clip: bool = False,
 ) -> Predictions:
-    """Look at every clip of these videos.
+    """Predict every clip of these videos.
 
     The clip prediction is that of the centre clip (centre in time and space); the video prediction is the
     mean of the softmax over all consecutive non-overlapping clips.
@@ -68,29 +64,32 @@ def predict(
     Args:
         network: maps clips to {"classes": (N, C) logits}; it stays as it is.
         rows: videos with the columns video, class_name, label.
-        ranks: the processes that share the work; each looks at its own videos and gets all answers.
-        every_clip: keep what it says of every single clip too (in one process only).
+        ranks: the processes that share the work; each takes its own videos and gets all predictions.
+        every_clip: keep the probabilities of every single clip too (in one process only).
+
+    Raises:
+        FloatingPointError: names the video whose prediction is not finite.
     """
     ranks = ranks or Ranks()
     mine = list(rows.video)[ranks.rank :: ranks.count]
-    clips = TestClips(p, mine, store)
+    clips = EvalClips(p, mine, store)
     clip_probs = np.zeros((len(mine), len(classes)))
     video_probs = np.zeros((len(mine), len(classes)))
     batches = loader(clips, p, device, batch_size=p.batch_size)
     each = []
     network = folded(network)
-    for pixels, video, centre in progress(ahead(batches), len(batches), "evaluating"):
+    for pixels, video, centre in track(prefetch(batches), len(batches), "evaluating"):
         probs = network(pixels.to(device, non_blocking=True))["classes"].double().softmax(-1).cpu().numpy()
         if not np.isfinite(probs).all():
             bad = clips.videos[int(video[~np.isfinite(probs).all(1)][0])]
-            raise FloatingPointError(f"{bad}: what the network says of it is not finite")
+            raise FloatingPointError(f"{bad}: the network's prediction is not finite")
         video, centre = video.numpy(), centre.numpy()
         clip_probs[video[centre]] = probs[centre]
         np.add.at(video_probs, video[~centre], probs[~centre])
         if every_clip:
             each.append(probs[~centre])
     video_probs /= video_probs.sum(1, keepdims=True)
-    clip_probs, video_probs = _together(ranks.gather((clip_probs, video_probs)), len(rows))
+    clip_probs, video_probs = _merged(ranks.gather((clip_probs, video_probs)), len(rows))
     table = rows[["video", "class_name", "label"]].reset_index(drop=True)
     for kind, probs in (("clip", clip_probs), ("video", video_probs)):
         best = probs.argmax(1)
@@ -125,7 +124,7 @@ class Gain:
 def paired_gain(first: np.ndarray, last: np.ndarray) -> Gain:
     """The gain of the last over the first, from which videos each gets right, (videos,) bool.
 
-    Both are asked about the same videos, so only those count on which they differ. The interval is the
+    Both predict the same videos, so only those count on which they differ. The interval is the
     normal one after half a video was added to each cell of the fourfold table, which keeps it honest when
     there are few videos (Agresti and Min, 2005).
     """
@@ -136,7 +135,7 @@ def paired_gain(first: np.ndarray, last: np.ndarray) -> Gain:
     return Gain(n, won, lost, 100 * (won - lost) / n, float(low), float(high))
 
 
-def _together(shares: list[tuple[np.ndarray, np.ndarray]], n: int) -> list[np.ndarray]:
+def _merged(shares: list[tuple[np.ndarray, np.ndarray]], n: int) -> list[np.ndarray]:
     """Put the rows of every process back into their places."""
     whole = []
     for parts in zip(*shares, strict=True):
@@ -147,8 +146,21 @@ def _together(shares: list[tuple[np.ndarray, np.ndarray]], n: int) -> list[np.nd
     return whole
 
 
-def at_most(rows: pd.DataFrame, n: int) -> pd.DataFrame:
-    """The same n rows each time, spread evenly over the table (which is sorted by video, so by class)."""
+def evenly_spaced(rows: pd.DataFrame, n: int) -> pd.DataFrame:
+    """At most n rows, the same each time, spread evenly over the table (sorted by video, so by class)."""
     if len(rows) <= n:
         return rows
     return rows.iloc[np.linspace(0, len(rows) - 1, n).round().astype(int)]
+
+
+def compare(recorded: pd.DataFrame, now: pd.DataFrame) -> str:
+    """How far two tables of predictions for the same videos differ, in a sentence."""
+    both = recorded.merge(now, on="video", suffixes=("_recorded", "_now"))
+    if len(both) < max(len(recorded), len(now)):
+        return f"only {len(both)} of {len(recorded)} recorded and {len(now)} predicted videos are the same"
+    changed = int((both.video_pred_recorded != both.video_pred_now).sum())
+    far = float((both.video_confidence_recorded - both.video_confidence_now).abs().max())
+    return (
+        f"{changed} of {len(both)} videos have another predicted class than on record; "
+        f"confidences differ by {far:.1e} at most"
+    )

@@ -1,4 +1,4 @@
-"""The paper's seven methods, and two beyond it, as a table: which losses each adds up, and what they need.
+"""The paper's seven methods, and two beyond it, as a table: which losses each adds up (Table 1, section 4.2).
 
 A new method is a row of METHODS; a new loss is a function in ``losses`` and a row of TERMS.
 """
@@ -6,35 +6,25 @@ A new method is a row of METHODS; a new loss is a function in ``losses`` and a r
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from videossl_core import losses
-
-if TYPE_CHECKING:
-    from videossl_core.params import Params
-
-Outputs = dict[str, Tensor]
-"""What the network said, by head, and what the batch knows. The first K clips are labelled, U are not.
-
-classes (K+U, C) and embedding (K+U, M) logits; labels (K,); teacher (K+U, M) softmax of a frame;
-ema_classes (K+U, C) of the averaged network; strong_classes (U, C) of distorted views; rotation (turns, N, 4)
-logits with quarter_turns (turns, N).
-"""
+from videossl_core.needs import NEEDS, Batch, Outputs, rotated_clips
+from videossl_core.params import Params
 
 
 @dataclass(frozen=True)
 class Term:
-    """One summand of equation 5: values per example, their weight at a step, what must be computed."""
+    """One summand of equation 5: its values per example, its weight at a step, and what it needs."""
 
-    loss: Callable[[Outputs, "Params"], Tensor]
-    weight: Callable[[int, "Params"], float] = lambda step, p: 1.0
-    needs: frozenset[str] = frozenset()  # of: unlabelled, teacher, ema, strong, rotations
+    loss: Callable[[Outputs, Batch, Params], Tensor]
+    weight: Callable[[int, Params], float] = lambda step, p: 1.0
+    needs: tuple[str, ...] = ()  # rows of needs.NEEDS
 
 
-def lambda_u(step: int, p: "Params") -> float:
+def lambda_u(step: int, p: Params) -> float:
     """λ_u of equation 5: 1 from iteration τ on (4.1: τ = 2/3 of all), 0 or rising linearly before."""
     start = p.tau * p.steps
     if step >= start:
@@ -42,55 +32,56 @@ def lambda_u(step: int, p: "Params") -> float:
     return step / start if p.lambda_u_warmup == "linear" else 0.0
 
 
-def consistency_weight(step: int, p: "Params") -> float:
+def consistency_weight(step: int, p: Params) -> float:
     """Mean teacher's sigmoid-shaped ramp exp(−5 (1 − x)²) to its largest weight."""
     ramp = p.consistency_ramp * p.steps
     x = min(1.0, step / ramp) if ramp else 1.0
     return p.consistency_weight * math.exp(-5 * (1 - x) ** 2)
 
 
-def _supervised(out: Outputs, p: "Params") -> Tensor:
-    return losses.supervised_loss(out["classes"][: len(out["labels"])], out["labels"])
+def _supervised(out: Outputs, batch: Batch, p: Params) -> Tensor:
+    return losses.supervised_loss(out["classes"][: len(batch["labels"])], batch["labels"])
 
 
-def _pseudo(out: Outputs, p: "Params") -> Tensor:
-    unlabelled = out["classes"][len(out["labels"]) :]
+def _pseudo(out: Outputs, batch: Batch, p: Params) -> Tensor:
+    unlabelled = out["classes"][len(batch["labels"]) :]
     return losses.pseudo_label_loss(unlabelled, p.delta, p.T, p.below_threshold, p.confident_target)
 
 
-def _distil(out: Outputs, p: "Params") -> Tensor:
-    return losses.distillation_loss(out["embedding"], losses.soften(out["teacher"], p.teacher_temperature))
+def _distil(out: Outputs, batch: Batch, p: Params) -> Tensor:
+    return losses.distillation_loss(out["embedding"], losses.soften(batch["teacher"], p.teacher_temperature))
 
 
-def _rotation(out: Outputs, p: "Params") -> Tensor:
-    each = losses.rotation_loss(out["rotation"].flatten(0, 1), out["quarter_turns"].flatten())
-    return each.view_as(out["quarter_turns"]).mean(0)  # a clip counts once, however many turns it is seen at
+def _consistency(out: Outputs, batch: Batch, p: Params) -> Tensor:
+    return losses.consistency_loss(out["classes"], out["ema_classes"])
+
+
+def _fixmatch(out: Outputs, batch: Batch, p: Params) -> Tensor:
+    return losses.fixmatch_loss(out["classes"][len(batch["labels"]) :], out["strong_classes"], p.delta)
+
+
+def rotations(out: Outputs, batch: Batch, p: Params) -> tuple[Tensor, Tensor]:
+    """S4L: logits (R, N, 4) of N clips at R rotations each, and the quarter turns (R, N) of these."""
+    which = rotated_clips(batch, p)
+    if p.s4l_rotations == "all":
+        logits = torch.cat([out["rotation"][which], out["turn_rotation"]]).unflatten(0, (4, -1))
+        return logits, torch.arange(4, device=logits.device)[:, None].expand(logits.shape[:2])
+    return out["turn_rotation"][None], batch["turn"][which][None]
+
+
+def _rotation(out: Outputs, batch: Batch, p: Params) -> Tensor:
+    logits, turns = rotations(out, batch, p)
+    each = losses.rotation_loss(logits.flatten(0, 1), turns.flatten())
+    return each.view_as(turns).mean(0)  # a clip counts once, however many turns it is seen at
 
 
 TERMS: dict[str, Term] = {
     "supervised": Term(_supervised),
-    "pseudo": Term(_pseudo, lambda_u, frozenset({"unlabelled"})),
-    "distil": Term(
-        _distil,
-        lambda step, p: p.lambda_d,
-        frozenset({"unlabelled", "teacher"}),
-    ),
-    "consistency": Term(
-        lambda out, p: losses.consistency_loss(out["classes"], out["ema_classes"]),
-        consistency_weight,
-        frozenset({"unlabelled", "ema"}),
-    ),
-    "fixmatch": Term(
-        lambda out, p: losses.fixmatch_loss(
-            out["classes"][len(out["labels"]) :], out["strong_classes"], p.delta
-        ),
-        needs=frozenset({"unlabelled", "strong"}),
-    ),
-    "rotation": Term(
-        _rotation,
-        lambda step, p: p.s4l_weight,
-        frozenset({"unlabelled", "rotations"}),
-    ),
+    "pseudo": Term(_pseudo, lambda_u, ("unlabelled",)),
+    "distil": Term(_distil, lambda step, p: p.lambda_d, ("unlabelled", "teacher")),
+    "consistency": Term(_consistency, consistency_weight, ("unlabelled", "other")),
+    "fixmatch": Term(_fixmatch, needs=("unlabelled", "strong")),
+    "rotation": Term(_rotation, lambda step, p: p.s4l_weight, ("unlabelled", "turn")),
 }
 
 
@@ -102,16 +93,20 @@ class Method:
     terms: tuple[str, ...]
 
     @property
-    def needs(self) -> frozenset[str]:
-        return frozenset().union(*(TERMS[t].needs for t in self.terms))
+    def needs(self) -> tuple[str, ...]:
+        """Rows of NEEDS, in the order of that table."""
+        return tuple(name for name in NEEDS if any(name in TERMS[t].needs for t in self.terms))
+
+    @property
+    def averages(self) -> bool:
+        """Is there an averaged network beside the one that is trained?"""
+        return any(NEEDS[name].averaged for name in self.needs)
 
     def heads(self, classes: int, teacher_classes: int) -> dict[str, int]:
-        """The network's outputs: p(x), and q(v) or the rotation where a loss asks for it."""
+        """The network's outputs: p(x), and q(v) or the rotation where a loss needs it."""
         heads = {"classes": classes}
-        if "teacher" in self.needs:
-            heads["embedding"] = teacher_classes
-        if "rotations" in self.needs:
-            heads["rotation"] = 4
+        for name in self.needs:
+            heads |= NEEDS[name].heads(teacher_classes)
         return heads
 
     def labelled_clips(self, batch_size: int) -> int:
@@ -133,41 +128,26 @@ METHODS: dict[str, Method] = {
 }
 
 
-def forward(network: nn.Module, ema: nn.Module | None, batch: dict, method: Method, p: "Params") -> Outputs:
-    """One pass over all clips of the batch, and whatever else the method's losses ask for."""
-    clips, k = batch["clips"], len(batch["labels"])
-    out: Outputs = {"labels": batch["labels"]}
-    if "strong" in batch:
-        both = network(torch.cat([clips, batch["strong"]]))
-        out |= {head: logits[: len(clips)] for head, logits in both.items()}
-        out["strong_classes"] = both["classes"][len(clips) :]
-    elif "rotations" not in method.needs:
-        out |= network(clips)
-    else:
-        rotated = clips if p.s4l_rotate_on == "both" else clips[k:]
-        if p.s4l_rotations == "all":  # the upright clips are the first of four copies
-            turned = [torch.rot90(rotated, turn, (3, 4)) for turn in (1, 2, 3)]
-            turns = torch.arange(4, device=clips.device)[:, None].expand(4, len(rotated))
-        else:
-            own = batch["turn"][-len(rotated) :]
-            turned = [
-                torch.stack([torch.rot90(c, int(t), (2, 3)) for c, t in zip(rotated, own, strict=True)])
-            ]
-            turns = own[None]
-        both = network(torch.cat([clips, *turned]))
-        first = len(clips) - len(rotated) if p.s4l_rotations == "all" else len(clips)
-        out["classes"] = both["classes"][: len(clips)]
-        out["rotation"] = both["rotation"][first:].unflatten(0, turns.shape)
-        out["quarter_turns"] = turns
-    if "teacher" in batch:
-        out["teacher"] = batch["teacher"]
-    if ema is not None:
-        with torch.no_grad():
-            out["ema_classes"] = ema(batch.get("other", clips))["classes"]
+def forward(network: nn.Module, ema: nn.Module | None, batch: Batch, method: Method, p: Params) -> Outputs:
+    """One pass over all clips of the batch and the views that the method's losses need."""
+    rows = {name: NEEDS[name] for name in method.needs}
+    views = {name: row.views(batch, p) for name, row in rows.items() if row.views}
+    clips = torch.cat([batch["clips"], *views.values()]) if views else batch["clips"]
+    sizes = [len(batch["clips"]), *map(len, views.values())]
+    out: Outputs = {}
+    for head, logits in network(clips).items():
+        out[head], *more = logits.split(sizes)
+        out |= {f"{name}_{head}": part for name, part in zip(views, more, strict=True)}
+    with torch.no_grad():
+        for row in rows.values():
+            if row.averaged and ema is not None:
+                out |= row.averaged(ema, batch)
     return out
 
 
-def total_loss(method: Method, out: Outputs, step: int, p: "Params") -> tuple[Tensor, dict[str, Any]]:
+def total_loss(
+    method: Method, out: Outputs, batch: Batch, step: int, p: Params
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Equation 5 at one step, and its parts for the log (unweighted means over their own examples).
 
     The equations sum over the batch. ``loss_reduction = batch`` divides every sum by the one batch size
@@ -175,10 +155,10 @@ def total_loss(method: Method, out: Outputs, step: int, p: "Params") -> tuple[Te
     divides each by its own number of examples, which doubles L_s and L_u against L_d.
     """
     total = out["classes"].new_zeros(())
-    parts: dict[str, Any] = {}
+    parts: dict[str, Tensor] = {}
     for name in method.terms:
         term = TERMS[name]
-        each = term.loss(out, p)
+        each = term.loss(out, batch, p)
         parts[name] = each.detach().mean()
         if weight := term.weight(step, p):
             count = len(out["classes"]) if p.loss_reduction == "batch" else len(each)

@@ -173,10 +173,13 @@ class VideoNet(nn.Module):
         heads: name -> number of outputs, e.g. ``{"classes": 101, "embedding": 1000}``.
     """
 
+    mean: Tensor
+
     def __init__(self, backbone: str, heads: dict[str, int], shortcut: str = "A", width: float = 1.0):
         super().__init__()
         self.backbone = BACKBONES[backbone](shortcut, width)
-        self.heads = nn.ModuleDict({k: nn.Linear(self.backbone.features, n) for k, n in heads.items()})
+        features = int(self.backbone.features)  # type: ignore[arg-type]
+        self.heads = nn.ModuleDict({name: nn.Linear(features, n) for name, n in heads.items()})
         self.autocast: torch.dtype | None = None  # see ``precision``
         self.register_buffer("mean", torch.tensor(SPORTS1M_MEAN).view(1, 3, 1, 1, 1), persistent=False)
         self.to(memory_format=torch.channels_last_3d)
@@ -209,7 +212,7 @@ def averaged(network: nn.Module, decay: float) -> AveragedModel:
     of its random start.
     """
 
-    def update(averages: list[Tensor], values: list[Tensor], n) -> None:
+    def update(averages, values, n) -> None:
         get_ema_multi_avg_fn(min(decay, 1 - 1 / (int(n) + 1)))(averages, values, n)
 
     ema = AveragedModel(network, multi_avg_fn=update)

@@ -1,52 +1,236 @@
-"""How a run is told its parameters: from files, from a notebook, from an earlier run.
+"""All parameters of a run, and how it gets them: defaults, ``params/<dataset>.yaml``, then what is given.
 
-Precedence, lowest first: the defaults of ``fields.Params``, ``params/<dataset>.yaml``, the notebook's own
-parameters cell (where ``None`` means "as in the file"), and what papermill injects with ``-p``, ``-f`` or
-``-y``.
+This module is the ground floor: it imports nothing of the project, neither torch nor pandas, so that a
+misspelt parameter is refused within a moment.
 """
 
-import ast
+import difflib
 import json
 import reprlib
+from collections.abc import Iterable
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import model_validator as validate_model
 
-from videossl_core.fields import (
-    BOOKKEEPING,
-    ROOT,
-    FigureParams,
-    ParameterError,
-    Params,
-    PredictParams,
-    nearest,
-    run_dir,
-)
+ROOT = Path(__file__).resolve().parents[1]
+"""The project folder. Every relative path in a parameter starts here, whatever the working directory:
+papermill starts a kernel in the caller's folder, JupyterLab in the notebook's."""
 
-__all__ = ["ROOT", "FigureParams", "ParameterError", "Params", "PredictParams", "run_dir"]
+# The rows of the tables that these names choose from; test_params.py compares them.
+MethodName = Literal[
+    "supervised", "pseudo_label", "mean_teacher", "sd", "mt_sd", "s4l", "videossl",
+    "fixmatch", "videossl_plus",
+]  # fmt: skip
+SourceName = Literal["demo", "ucf101", "hmdb51", "kinetics", "folder", "csv", "annotated"]
+DrawName = Literal["list", "uniform", "stratified"]
+TeacherName = Literal["resnet50", "efficientnet_lite0", "untaught"]
+BackboneName = Literal["resnet10", "resnet18", "resnet34", "resnet50", "r3d_18", "mc3_18", "r2plus1d_18"]
 
 
-def of_run(p: Params) -> Params:
-    """All parameters of the run that dataset, method, label_pct and seed of ``p`` name, from its params.json.
+class ParameterError(ValueError):
+    """A parameter is unknown or out of range; the message names it and the way out."""
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` with the most similar known name; empty where none is similar."""
+    match = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def comma_list(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+ProjectPath = Annotated[Path, AfterValidator(lambda path: (ROOT / path.expanduser()).resolve())]
+Names = Annotated[list[str], BeforeValidator(comma_list)]  # "a,b" or ["a", "b"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    def but(self, **changes) -> Self:
+        """The same parameters with some changed, checked like all others.
+
+        Raises:
+            ParameterError: a name is unknown or a value is out of range.
+        """
+        return check(type(self), dict(self) | changes, "the parameters")
+
+
+class Bookkeeping(_Model):
+    """How a run is carried out, not what it computes: a resumed run may change all of these."""
+
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    num_workers: int | None = Field(None, ge=0, le=64, description="loader processes; None: 0 on CPU, else 4")
+    prep_workers: int | None = Field(None, ge=1, le=256, description="decoding processes; None: one per core")
+    max_reject_pct: float = Field(5, ge=0, le=100, description="more unusable videos than this is an error")
+    video_timeout: float = Field(600, gt=0, description="seconds after which decoding a video is given up")
+    checkpoint_minutes: float = Field(10, ge=0, description="a kill loses at most this much; 0: every step")
+    resume: Literal["auto", "never", "must"] = "auto"
+    overwrite: bool = Field(False, description="train again although the run is finished")
+    outputs: ProjectPath = Field(Path("outputs"), description="where everything is written")
+
+
+class WhichRun(Bookkeeping):
+    """What names a run. Notebooks that look at a finished run take no other parameter."""
+
+    dataset: str = Field("demo", pattern=r"^[A-Za-z0-9][\w.-]*$", description="names outputs/<dataset>/")
+    method: MethodName = "videossl"
+    variant: str = Field("", pattern=r"^[\w.=+-]*$", description="labels runs with other settings")
+    label_pct: float = Field(10, gt=0, le=100, description="share of the training videos with a label, %")
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+
+    @property
+    def run_name(self) -> str:
+        """``<method>[@<variant>]/<label_pct>/seed<seed>``"""
+        return run_name(self.method, self.variant, self.label_pct, self.seed)
+
+    @property
+    def run_dir(self) -> Path:
+        return self.outputs / self.dataset / self.run_name
+
+    @property
+    def data_dir(self) -> Path:
+        return self.outputs / self.dataset / "data"
+
+    @property
+    def figures_dir(self) -> Path:
+        """Where notebooks save pictures: a finished run's folder stays as it is."""
+        return self.outputs / self.dataset / "figures"
+
+
+def run_name(method: str, variant: str, label_pct: float, seed: int) -> str:
+    return f"{method}@{variant}/{label_pct:g}/seed{seed}" if variant else f"{method}/{label_pct:g}/seed{seed}"
+
+
+class Params(WhichRun):
+    """All parameters of a run. The paper's own value is the default wherever the paper gives one."""
+
+    # Data set: which videos, which of them train and test
+    source: SourceName | None = Field(None, description="how the videos are listed")
+    root: ProjectPath | None = Field(None, description="folder that holds the videos")
+    lists: ProjectPath | None = Field(None, description="folder (or file) of the official train/test lists")
+    split: int = Field(1, ge=1, le=3, description="official split (UCF101, HMDB51)")
+    tune: bool = Field(False, description="UCF101: test on held-out training groups, to choose settings")
+    classes: Names | None = Field(None, description="restrict to these classes, in this order of ids")
+    largest_classes: int | None = Field(None, ge=1, description="the n classes with most training videos")
+    hmdb51_pool: Literal["videossl", "official"] = Field("videossl", description="training pool of HMDB51")
+    test_pct: float = Field(25, gt=0, lt=100, description="held-out share where a source has no test split")
+    demo_per_class: int = Field(30, ge=3, le=1000, description="videos rendered for each class of the demo")
+    short_videos: Literal["reject", "loop"] = Field("reject", description="a video shorter than a clip")
+
+    # Label split
+    label_draw: DrawName = Field("stratified", description="how the labelled videos are chosen")
+    label_list: ProjectPath | None = Field(None, description="path*label file, or the authors' folder")
+
+    # Clips (4.1): videos at 136 x 136, clips of 16 frames at 112 x 112
+    frame_size: int = Field(136, ge=16, le=1024, description="side of the stored frames, pixels")
+    crop_size: int = Field(112, ge=16, le=1024, description="side of the random crop, pixels")
+    clip_frames: int = Field(16, ge=2, le=256, description="consecutive frames of a clip")
+    jpeg_quality: int = Field(90, ge=30, le=100, description="quality of the stored frames")
+    hflip: bool = Field(False, description="random horizontal flip (the paper names none)")
+
+    # Teacher (3.3)
+    teacher: TeacherName = "resnet50"
+    teacher_weights: ProjectPath | None = Field(None, description="local file of weights to use instead")
+    teacher_stride: int = Field(8, ge=1, le=64, description="the teacher sees every n-th frame")
+
+    # Network (4.1)
+    backbone: BackboneName = "resnet18"
+    shortcut: Literal["A", "A_detached", "B"] = Field("A", description="3D ResNet downsampling shortcut")
+    width: float = Field(1.0, gt=0, le=4, description="multiplies the 64, 128, 256, 512 feature maps")
+
+    # Method (3.1 to 3.4, 4.2) and what the text leaves open
+    delta: float = Field(0.95, gt=0, le=1, description="confidence threshold of equation 2")
+    T: float = Field(10, ge=0, description="weight of the pseudo-labels in equation 3")
+    tau: float = Field(2 / 3, ge=0, le=1, description="share of the iterations before lambda_u = 1")
+    lambda_d: float = Field(1, ge=0, description="weight of the distillation loss in equation 5")
+    below_threshold: Literal["soft", "mask", "entropy"] = "soft"
+    confident_target: Literal["literal", "one_hot"] = "literal"
+    lambda_u_warmup: Literal["step", "linear"] = "step"
+    loss_reduction: Literal["batch", "mean"] = Field("batch", description="see methods.total_loss")
+    teacher_temperature: float = Field(1, gt=0, description="softens h(a) above 1, sharpens below")
+    consistency_weight: float = Field(8, ge=0, description="mean teacher: largest weight")
+    consistency_ramp: float = Field(1 / 3, ge=0, le=1, description="mean teacher: share of run to reach it")
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="mean teacher: decay after its warm start")
+    mt_view: Literal["other", "same"] = Field("other", description="mean teacher: another crop, or the same")
+    eval_model: Literal["auto", "student", "ema"] = Field("auto", description="auto: ema where there is one")
+    s4l_rotations: Literal["all", "one"] = "all"
+    s4l_rotate_on: Literal["both", "unlabelled"] = "both"
+    s4l_weight: float = Field(1, ge=0)
+
+    # Optimisation (4.1)
+    steps: int = Field(80_000, ge=1, description="iterations")
+    batch_size: int = Field(128, ge=2, description="clips per iteration, half labelled, half unlabelled")
+    lr: float = Field(0.01, gt=0)
+    lr_drop_every: int = Field(40_000, ge=1, description="iterations between divisions by ten")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    dampening: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(0.001, ge=0)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    deterministic: bool = Field(False, description="on a GPU: the same bits each time, or an error")
+    sync_batch_norm: bool = Field(True, description="several GPUs: batch norm over the clips of all")
+
+    # Evaluation and log
+    eval_every: int = Field(4_000, ge=1, description="iterations between two evaluations")
+    eval_videos: int = Field(1_000, ge=1, description="videos per subset in evaluations during training")
+    last_clip: Literal["drop", "pad"] = Field("drop", description="a rest shorter than a clip")
+    log_every: int = Field(10, ge=1, description="iterations between two rows of log.csv")
+
+    @validate_model(mode="after")
+    def _fit_together(self) -> Self:
+        if self.crop_size > self.frame_size:
+            raise ValueError(f"crop_size = {self.crop_size} is larger than frame_size = {self.frame_size}")
+        if self.label_draw == "list" and self.label_list is None:
+            raise ValueError("label_draw = 'list' needs label_list, the path*label file or its folder")
+        if self.source not in (None, "demo", "annotated") and self.root is None:
+            raise ValueError(f"source = {self.source!r} needs root, the folder that holds the videos")
+        return self
+
+    @property
+    def videos_dir(self) -> Path:
+        """``root``; where none is needed, the folder of the rendered videos."""
+        return self.root or self.data_dir / "videos"
+
+    @property
+    def labels_file(self) -> Path:
+        """The CSV of one's own labels: ``lists``, or labels.csv beside the videos."""
+        return self.lists or self.videos_dir / "labels.csv"
+
+    def differing(self, recorded: dict) -> dict[str, tuple]:
+        """Parameters that a recorded params.json has otherwise: name -> (recorded value, value now)."""
+        now = self.model_dump(mode="json")
+        names = sorted(now.keys() - Bookkeeping.model_fields.keys())
+        return {n: (recorded.get(n), now[n]) for n in names if recorded.get(n) != now[n]}
+
+
+AnyParams = TypeVar("AnyParams", bound=_Model)
+
+
+def of_run(which: WhichRun) -> Params:
+    """The parameters of the run that ``which`` names, from its params.json.
 
     Raises:
         ParameterError: there is no such run yet.
     """
-    path = p.run_dir / "params.json"
+    path = which.run_dir / "params.json"
     if not path.exists():
-        given = f"-p dataset {p.dataset} -p method {p.method} -p label_pct {p.label_pct:g} -p seed {p.seed}"
+        given = " ".join(f"-p {n} {getattr(which, n)}" for n in ("dataset", "method", "label_pct", "seed"))
         raise ParameterError(
-            f"no run in {p.run_dir}; train it: papermill notebooks/train.ipynb out.ipynb {given}"
+            f"no run in {which.run_dir}; train it: papermill notebooks/train.ipynb out.ipynb {given}"
         )
     values = json.loads(path.read_text(encoding="utf-8"))
-    here = {name: getattr(p, name) for name in BOOKKEEPING}
-    return _validated(Params, values | here, str(path))
+    dropped = {"tensorboard", "num_processes"}  # of runs made before these parameters went
+    values = {name: value for name, value in values.items() if name not in dropped}
+    here = {name: getattr(which, name) for name in Bookkeeping.model_fields}
+    return check(Params, values | here, str(path))
 
 
-def load(model: type[Params] = Params, **given) -> Params:
-    """Build parameters from ``params/<dataset>.yaml`` and the values given; ``None`` means not given.
+def load(model: type[AnyParams] = Params, /, **given) -> AnyParams:  # type: ignore[assignment]
+    """Parameters from ``params/<dataset>.yaml`` and the values given; ``None`` means not given.
 
     A file may name another with ``base:`` whose values hold where it is silent.
 
@@ -54,25 +238,23 @@ def load(model: type[Params] = Params, **given) -> Params:
         ParameterError: a name is unknown (the nearest right one is named), or a value is out of range.
     """
     given = {k: v for k, v in given.items() if v is not None}
-    folder = ROOT / "params"
-    base, dataset = given.pop("base", None), given.get("dataset", model.model_fields["dataset"].default)
     values: dict[str, Any] = {}
-    if base is not None:
-        values |= _read_file(_base(folder, base, "the parameters"), model)
+    if "base" in given and issubclass(model, Params):
+        values |= _read_file(_base(given.pop("base"), "the parameters"))
+    dataset = given.get("dataset", model.model_fields["dataset"].default)
     if isinstance(dataset, str) and PurePath(dataset).name == dataset:
-        values |= _read_file(folder / f"{dataset}.yaml", model)
-    p = _validated(model, values | given, "the parameters")
-    # a misspelt data set must not train on something else
-    if model not in (FigureParams, PredictParams) and p.source is None:
-        known = [path.stem for path in folder.glob("*.yaml")]
+        values |= _read_file(ROOT / "params" / f"{dataset}.yaml")
+    p = check(model, {k: v for k, v in values.items() if k in model.model_fields} | given, "the parameters")
+    if isinstance(p, Params) and p.source is None:  # a misspelt data set must not train on something else
         raise ParameterError(
-            f"dataset = {p.dataset!r}: there is no params/{p.dataset}.yaml{nearest(p.dataset, known)}; "
+            f"dataset = {p.dataset!r}: there is no params/{p.dataset}.yaml{nearest(p.dataset, _datasets())}; "
             "for videos of your own give source and root too"
         )
     return p
 
 
-def _read_file(path: Path, model: type[Params], seen: tuple[Path, ...] = ()) -> dict:
+def _read_file(path: Path, seen: tuple[Path, ...] = ()) -> dict:
+    """The values of a parameter file and, where it is silent, those of its ``base``; {} if there is none."""
     if path in seen:
         raise ParameterError(f"{path}: base leads back to this file")
     if not path.exists():
@@ -83,69 +265,43 @@ def _read_file(path: Path, model: type[Params], seen: tuple[Path, ...] = ()) -> 
         raise ParameterError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(values, dict):
         raise ParameterError(f"{path}: a parameter file holds 'name: value' lines")
-    _check_names(values, model, str(path), extra=("base",))
+    _check_names(values, [*Params.model_fields, "base"], str(path))
     base = values.pop("base", None)
-    if base is None:
-        return values
-    return _read_file(_base(path.parent, base, str(path)), model, (*seen, path)) | values
+    return values if base is None else _read_file(_base(base, str(path)), (*seen, path)) | values
 
 
-def _base(folder: Path, name: Any, where: str) -> Path:
-    path = folder / f"{name}.yaml"
+def _base(name: Any, where: str) -> Path:
+    path = ROOT / "params" / f"{name}.yaml"
     if not isinstance(name, str) or PurePath(name).name != name or not path.exists():
-        known = [other.stem for other in folder.glob("*.yaml")]
-        raise ParameterError(
-            f"{where}: base = {name!r}: there is no {path.name} in {folder}{nearest(name, known)}"
-        )
+        raise ParameterError(f"{where}: base = {name!r}: there is no {path}{nearest(name, _datasets())}")
     return path
 
 
-def _check_names(names, model: type[Params], where: str, extra: tuple[str, ...] = ()) -> None:
-    known = [*model.model_fields, *extra]
+def _datasets() -> list[str]:
+    return [path.stem for path in (ROOT / "params").glob("*.yaml")]
+
+
+def _check_names(names: Iterable, known: Iterable[str], where: str) -> None:
     for name in names:
         if name not in known:
-            raise ParameterError(f"{where}: unknown parameter {name!r}{nearest(name, known)}")
+            hint = nearest(name, known)
+            if name in Params.model_fields:
+                hint = f": it belongs to the training. Here only {', '.join(known)} can be given"
+            raise ParameterError(f"{where}: unknown parameter {name!r}{hint}")
 
 
-def _validated(model: type[Params], values: dict, where: str) -> Params:
-    _check_names(values, model, where)
+def check(model: type[AnyParams], values: dict, where: str) -> AnyParams:
+    """Build the model; a ``ParameterError`` names every value that is wrong."""
+    _check_names(values, model.model_fields, where)
     try:
         return model(**values)
     except ValidationError as error:
-        lines = []
-        for e in error.errors():
-            what = f"{e['loc'][0]} = {reprlib.repr(e['input'])}: " if e["loc"] else ""
-            lines.append(what + e["msg"].removeprefix("Value error, "))
-        raise ParameterError("; ".join(lines)) from None
+        raise ParameterError("; ".join(map(_in_words, error.errors()))) from None
 
 
-def from_notebook(model: type[Params] = Params) -> Params:
-    """Read and check the parameters of the notebook that calls this, before it does any work.
-
-    Reads the source of the parameters cell (its first line begins with ``# Parameters``) and of the cell
-    that papermill injected after it, so that a misspelt name is seen whether it came from ``-p`` or was
-    typed in JupyterLab; papermill itself would only warn.
-    """
-    from IPython import get_ipython
-
-    cells = [c for c in get_ipython().user_ns["In"] if c.lstrip().startswith("# Parameters")]
-    injected = [c for c in cells if c.lstrip().splitlines()[0].strip() == "# Parameters"]
-    own = [c for c in cells if c not in injected]
-    given: dict[str, Any] = {}
-    for cell in own[-1:] + injected[-1:]:
-        given |= _assignments(cell)
-    return load(model, **given)
-
-
-def _assignments(cell: str) -> dict[str, Any]:
-    """``name = literal`` and ``name: type = literal`` of a parameters cell."""
-    values = {}
-    for node in ast.parse(cell).body:
-        targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
-        if not isinstance(targets[0], ast.Name):
-            continue
-        try:
-            values[targets[0].id] = ast.literal_eval(node.value)
-        except ValueError:
-            raise ParameterError(f"{targets[0].id}: write a plain value, not an expression") from None
-    return values
+def _in_words(error: Any) -> str:
+    name = f"{error['loc'][0]} = {reprlib.repr(error['input'])}" if error["loc"] else ""
+    if error["type"] == "literal_error":
+        known = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        return f"{name} is not one of {', '.join(known)}{nearest(error['input'], known)}"
+    return f"{name}: {error['msg']}" if name else error["msg"].removeprefix("Value error, ")

@@ -6,21 +6,17 @@ of every layer are compared with fp32 on the shapes of the run, and what fails i
 """
 
 import copy
-import json
 import math
-import platform
 import warnings
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from videossl_core.data import files
 from videossl_core.models import VideoNet
-
-if TYPE_CHECKING:
-    from videossl_core.params import Params
+from videossl_core.params import Params
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 TOLERANCE = 0.03
@@ -38,10 +34,10 @@ class Precision:
     cosine: float = 1.0
 
     def __str__(self) -> str:
+        if self.dtype == "fp32":
+            return self.dtype
         kept = f", {len(self.fp32_layers)} layers in fp32" if self.fp32_layers else ""
-        return (
-            self.dtype if self.dtype == "fp32" else f"{self.dtype}{kept} (gradient cosine {self.cosine:.3f})"
-        )
+        return f"{self.dtype}{kept} (gradient cosine {self.cosine:.3f})"
 
     def apply(self, network: VideoNet) -> None:
         """Let the network compute so from now on; do it before copying the network."""
@@ -54,85 +50,56 @@ class Precision:
 
 def _enter_fp32(layer: nn.Module, inputs: tuple[Tensor]) -> Tensor:
     kind = inputs[0].device.type
-    layer.autocast_was = torch.is_autocast_enabled(kind)
+    layer.autocast_was = torch.is_autocast_enabled(kind)  # type: ignore[assignment]
     torch.set_autocast_enabled(kind, False)
     return inputs[0].float()
 
 
 def _leave_fp32(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-    torch.set_autocast_enabled(output.device.type, layer.autocast_was)
+    torch.set_autocast_enabled(output.device.type, bool(layer.autocast_was))
 
 
-def choose(p: "Params", network: VideoNet, device: str) -> Precision:
+def choose(p: Params, network: VideoNet, device: str) -> Precision:
     """The format of ``precision``; ``auto`` is the fastest that passes the check here, else fp32.
 
-    The check takes a few seconds and is done once per machine, network and clip size; what it found is
-    kept in ``outputs/precision.json``.
+    The check takes a few seconds; where fp32 is the answer anyway there is none.
+
+    Raises:
+        ValueError: the format that ``precision`` names fails the check.
     """
-    name = _fastest(device) if p.precision == "auto" else p.precision
+    name = fastest(device) if p.precision == "auto" else p.precision
     if name == "fp32":
         return Precision()
-    path = p.outputs / "precision.json"
-    known = _read(path)
-    heads = {k: head.out_features for k, head in network.heads.items()}
-    about = [name, machine(device), torch.__version__, p.backbone, p.width, p.shortcut, heads]
-    key = json.dumps([*about, p.clip_frames, p.crop_size])
-    try:
-        found = Precision(name, tuple(known[key]["fp32_layers"]), float(known[key]["cosine"]))
-        for layer in found.fp32_layers:
-            network.get_submodule(layer)
-    except (KeyError, TypeError, ValueError, AttributeError):  # not checked yet, or not our file
-        size = p.clip_frames, p.crop_size, p.crop_size
-        clips = max(
-            2, min(p.batch_size, 2 * 16 * 112 * 112 // math.prod(size))
-        )  # as much as two of the paper's
-        found = check(network, (clips, 3, *size), name, device)
-        known[key] = asdict(found)
-        files.write_text(path, json.dumps(known, indent=1) + "\n")
-    if found.fp32_layers:
-        some = ", ".join(found.fp32_layers[:3])
-        n = len(found.fp32_layers)
+    size = p.clip_frames, p.crop_size, p.crop_size
+    # as much as two of the paper's clips
+    clips = max(2, min(p.batch_size, 2 * 16 * 112 * 112 // math.prod(size)))
+    checked = check(network, (clips, 3, *size), name, device)
+    if checked.fp32_layers:
+        some = ", ".join(checked.fp32_layers[:3])
+        n = len(checked.fp32_layers)
         warnings.warn(f"{name} is wrong here in {n} layers, which stay in fp32: {some} ...", stacklevel=2)
-    if found.cosine >= LEAST_COSINE:
-        return found
-    what = f"gradients in {name} point elsewhere than in fp32 (cosine {found.cosine:.3f})"
+    if checked.cosine >= LEAST_COSINE:
+        return checked
+    what = f"gradients in {name} point elsewhere than in fp32 (cosine {checked.cosine:.3f})"
     if p.precision != "auto":
         raise ValueError(f"precision = {name!r}: {what}; use precision = 'auto' or 'fp32'")
     warnings.warn(f"{what}: the run stays in fp32", stacklevel=2)
     return Precision()
 
 
-def _fastest(device: str) -> str:
+def fastest(device: str) -> str:
+    """The format that the device computes fastest, right or wrong."""
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     native = device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return "bf16" if native else "fp32"
 
 
-def machine(device: str) -> str:
-    """The name of the processor that computes."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    try:
-        with open("/proc/cpuinfo") as f:
-            name = next(line.split(":")[1].strip() for line in f if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _read(path) -> dict:
-    try:
-        known = json.loads(files.read_text(path))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
 def check(network: VideoNet, shape: tuple[int, ...], name: str, device: str) -> Precision:
     """Compare the format with fp32 on clips of this shape: each layer alone, then the whole network."""
-    network = copy.deepcopy(network).train()  # its batch-norm statistics and gradients are nobody's business
-    generator = torch.Generator().manual_seed(0)  # not the global one: the run's draws stay as they are
+    # a copy and a generator of its own: statistics, gradients and draws of the run stay as they are
+    network = copy.deepcopy(network).train()
+    generator = torch.Generator().manual_seed(0)
     clips = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
     inputs: dict[str, Tensor] = {}
     handles = [
@@ -140,7 +107,7 @@ def check(network: VideoNet, shape: tuple[int, ...], name: str, device: str) -> 
         for n, layer in network.named_modules()
         if isinstance(layer, nn.Conv3d | nn.Linear)
     ]
-    with _exact():
+    with exact_fp32():
         network(clips)
         for handle in handles:
             handle.remove()
@@ -154,9 +121,9 @@ def check(network: VideoNet, shape: tuple[int, ...], name: str, device: str) -> 
             if not verdicts[kind]:
                 failing.append(n)
         whole = Precision(name, tuple(failing))
-        exact = _gradients(network, clips)
+        exact = gradients(network, clips)
         whole.apply(network)
-        mixed = _gradients(network, clips)
+        mixed = gradients(network, clips)
         cosine = torch.cosine_similarity(exact, mixed, dim=0).item()
     return Precision(name, tuple(failing), cosine if cosine == cosine else -1.0)
 
@@ -176,18 +143,18 @@ def _error(layer: nn.Module, x: Tensor, name: str) -> float:
     return max(e if e == e else float("inf") for e in errors)
 
 
-def _gradients(network: VideoNet, clips: Tensor) -> Tensor:
+def gradients(network: VideoNet, clips: Tensor) -> Tensor:
     """All gradients of a cross-entropy on every head, as one vector."""
     loss = sum(-out.log_softmax(-1)[:, 0].mean() for out in network(clips).values())
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))])
 
 
-class _exact:
+@contextmanager
+def exact_fp32() -> Iterator[None]:
     """fp32 that is fp32: without TF32, which GPUs take for convolutions unless told otherwise."""
-
-    def __enter__(self):
-        self.was = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-
-    def __exit__(self, *_):
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = self.was
+    was = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = was

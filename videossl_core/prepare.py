@@ -1,21 +1,15 @@
 """From parameters to everything a run reads: index, decoded frames, label split, teacher targets."""
 
-import os
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
 
-from videossl_core import methods, teacher
+from videossl_core import devices, methods, teacher
 from videossl_core.data import datasets, files, splits
 from videossl_core.data.frames import FrameStore, StoreSettings
-from videossl_core.data.pool import quiet
-
-if TYPE_CHECKING:
-    from videossl_core.params import Params
+from videossl_core.params import Params
 
 
 @dataclass(frozen=True)
@@ -33,7 +27,7 @@ class Data:
         return self.index.classes
 
     def facts(self) -> dict:
-        """What a run must find unchanged when it goes on: split, classes, content of the videos, teacher."""
+        """What a run must find unchanged when it resumes: split, classes, content of the videos, teacher."""
         contents = self.store.table.source_sha256.reindex(self.split.video)
         return {
             "split_sha256": splits.split_hash(self.split),
@@ -46,18 +40,7 @@ class Data:
         return self.split[self.split.role == role].reset_index(drop=True)
 
 
-def device(p: "Params") -> str:
-    """``auto``: the GPU where there is one; each of several processes has its own."""
-    if p.device not in ("auto", "cuda"):
-        return p.device
-    if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
-        return f"cuda:{os.environ['LOCAL_RANK']}"
-    if p.device == "cuda":
-        return p.device
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def draw(p: "Params", index: datasets.Index, rejected: pd.Series) -> pd.DataFrame:
+def draw(p: Params, index: datasets.Index, rejected: pd.Series) -> pd.DataFrame:
     """The label split of the usable videos; labels are drawn among them, a list loses what is rejected."""
     usable = replace(index, table=index.table[~index.table.video.isin(rejected)].reset_index(drop=True))
     if p.label_draw != "list":
@@ -66,46 +49,42 @@ def draw(p: "Params", index: datasets.Index, rejected: pd.Series) -> pd.DataFram
     return split[~split.video.isin(rejected)].reset_index(drop=True)
 
 
-def decode(
-    p: "Params", folder: Path, root: Path, videos: list[str], progress=quiet
-) -> tuple[FrameStore, pd.Series]:
+def decode(p: Params, folder: Path, root: Path, videos: list[str]) -> tuple[FrameStore, pd.Series]:
     """Decode the videos below ``root`` that the store in ``folder`` does not hold yet.
 
     Returns the store, and by video the reason why it cannot be used, empty where it can.
     """
     store = FrameStore(folder, StoreSettings(p.frame_size, p.jpeg_quality, p.teacher_stride))
-    store.add(videos, root, p.prep_workers, progress, p.video_timeout)
+    store.add(videos, root, p.prep_workers, p.video_timeout)
     table = store.table.loc[videos]
     if p.short_videos == "loop":
         return store, table.reason
     short = (table.reason == "") & (table.frames < p.clip_frames)
-    said = [f"shorter than a clip: {n} of {p.clip_frames} frames" for n in table.frames[short]]
-    return store, table.reason.where(~short, pd.Series(said, table.index[short]))
+    reasons = [f"shorter than a clip: {n} of {p.clip_frames} frames" for n in table.frames[short]]
+    return store, table.reason.where(~short, pd.Series(reasons, table.index[short]))
 
 
-def prepare(
-    p: "Params", with_teacher: bool | None = None, split: pd.DataFrame | None = None, progress=quiet
-) -> Data:
-    """Index, decode, split, and ask the teacher; whatever is on disk already is used.
+def prepare(p: Params, with_teacher: bool | None = None, split: pd.DataFrame | None = None) -> Data:
+    """Index, decode, split, and run the teacher; whatever is on disk already is used.
 
     Args:
-        with_teacher: None asks the teacher only if the method distils.
-        split: the saved split of a run that is resumed, instead of a new draw.
+        with_teacher: None runs the teacher only if the method distils.
+        split: the recorded split of a finished run, instead of a new draw.
 
     Raises:
         datasets.DatasetError: more videos than ``max_reject_pct`` % cannot be read, or the lists are wrong.
         splits.SplitError: the label list does not fit.
     """
-    index = datasets.read_index(p, progress)
+    index = datasets.read_index(p)
     videos = list(index.table.video)
     drawn = split is None
-    if drawn:
+    if split is None:
         split = splits.make_split(p, index)  # before the hours of decoding: a wrong list is an error now
     elif absent := sorted(set(split.video) - set(videos)):
         raise splits.SplitError(
-            f"{len(absent)} videos of the saved split are not in the data set any more, such as {absent[0]}"
+            f"{len(absent)} videos of the saved split are no longer in the data set, such as {absent[0]}"
         )
-    store, reasons = decode(p, p.data_dir, index.root, videos, progress)
+    store, reasons = decode(p, p.data_dir, index.root, videos)
     rejected = reasons[reasons != ""].reset_index()
     files.write_text(p.data_dir / "rejected.csv", rejected.to_csv(index=False))
     if 100 * len(rejected) > p.max_reject_pct * len(videos):
@@ -129,5 +108,5 @@ def prepare(
     targets = None
     if with_teacher:
         train = list(split.video[split.role != "test"])
-        targets = teacher.build_targets(p, store, train, device(p), progress)
+        targets = teacher.build_targets(p, store, train, devices.device(p))
     return Data(index, store, split, rejected, targets)

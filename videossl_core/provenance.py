@@ -5,9 +5,10 @@ import platform
 import subprocess
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 
 import torch
+
+from videossl_core.params import ROOT
 
 
 def now() -> str:
@@ -15,7 +16,7 @@ def now() -> str:
 
 
 def surroundings(device: str) -> dict:
-    """What a result may depend on besides its parameters."""
+    """Device, processor, system, the version of every installed distribution, and the commit."""
     return {
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
         "cpu": torch.backends.cpu.get_cpu_capability(),  # another instruction set rounds otherwise
@@ -28,22 +29,20 @@ def surroundings(device: str) -> dict:
 
 
 def versions() -> dict[str, str]:
-    names = ("videossl-lab", "torch", "torchvision", "av", "numpy", "pandas", "papermill")
-    return {"python": platform.python_version()} | {n: metadata.version(n) for n in names}
+    """Version by name: Python, and all that is installed."""
+    installed = {d.metadata["Name"]: d.version for d in metadata.distributions()}
+    return {"python": platform.python_version()} | dict(sorted(installed.items(), key=lambda i: i[0].lower()))
 
 
 def commit() -> str:
     """The project's git commit, with ``+`` when files differ from it; empty outside a checkout."""
-    here = Path(__file__).parent
 
     def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        command = ["git", *words]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + (
-            "+" if git("status", "--porcelain", "--untracked-files=no") else ""
-        )
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return ""

@@ -1,36 +1,56 @@
-"""The folder of one run: what it was told, on which split, with which versions, and what came out.
+"""The folder of one run: its parameters, split, versions and results; started, resumed, saved and finished.
 
-outputs/<dataset>/<method>/<label_pct>/seed<seed>/ holds params.json, split.csv, provenance.json,
-metrics.csv, log.csv, predictions_test.csv, per_class.csv and checkpoint.pt.
+outputs/<dataset>/<method>/<label_pct>/seed<seed>/ holds the FILES below.
 """
 
 import json
-import shutil
+import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import zip_longest
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import pandas as pd
 import torch
 
 from videossl_core import provenance
 from videossl_core.data import files, splits
-from videossl_core.fields import SHARED
-
-if TYPE_CHECKING:
-    from videossl_core.params import FigureParams, Params
-    from videossl_core.prepare import Data
+from videossl_core.distributed import Ranks
+from videossl_core.evaluation import Predictions
+from videossl_core.params import Params
 
 METRICS = ["step", "subset", "clip_top1", "video_top1", "videos"]
 CELL = ["dataset", "method", "variant", "label_pct", "label_draw", "split", "seed"]
-RESULTS = [*CELL, "clip_top1", "video_top1", "steps", "minutes", "settings", "cpu", "split_sha256", "commit"]
-RESULTS += ["folder"]
-
-
+RESULTS = [
+    *CELL, "clip_top1", "video_top1", "steps", "minutes", "settings", "cpu", "split_sha256", "commit",
+    "folder",
+]  # fmt: skip
 NAMES = dict.fromkeys(("video", "class_name", "clip_pred", "video_pred", "predicted"), str)
+
+# What two methods' runs must have in common to be compared; the rest of their parameters is about one method,
+# or shows in the split, which is compared too.
+SHARED = [
+    "frame_size", "crop_size", "clip_frames", "jpeg_quality", "hflip", "backbone", "shortcut", "width",
+    "loss_reduction", "steps", "batch_size", "lr", "lr_drop_every", "momentum", "dampening", "weight_decay",
+    "last_clip", "precision",
+]  # fmt: skip
+
+# A new run replaces just these, in this order: without its parameters nothing here counts as a run.
+FILES = (
+    "params.json",
+    "provenance.json",
+    "split.csv",
+    "metrics.csv",
+    "log.csv",
+    "predictions_test.csv",
+    "per_class.csv",
+    "checkpoint.pt",
+)
+
+
+class RunError(RuntimeError):
+    """A run cannot start or resume; the message names what is in the way."""
 
 
 def read_table(path: Path, dtype=NAMES) -> pd.DataFrame:
@@ -39,28 +59,18 @@ def read_table(path: Path, dtype=NAMES) -> pd.DataFrame:
     return pd.read_csv(path, dtype=dtype, keep_default_na=False, na_values=[""])
 
 
-class RunError(RuntimeError):
-    """A run cannot start or go on as asked; the message names what is in the way."""
-
-
 class Run:
-    """A run's folder and the names of its files."""
+    """A run's folder: the paths of its files, and reading and writing them."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        self.params = self.folder / "params.json"
-        self.provenance = self.folder / "provenance.json"
-        self.split = self.folder / "split.csv"
-        self.metrics = self.folder / "metrics.csv"
-        self.log = self.folder / "log.csv"
-        self.predictions_test = self.folder / "predictions_test.csv"
-        self.per_class = self.folder / "per_class.csv"
-        self.checkpoint = self.folder / "checkpoint.pt"
-        self.files = [path for path in vars(self).values() if path != self.folder]
+        paths = [self.folder / name for name in FILES]
+        self.params, self.provenance, self.split, self.metrics, self.log = paths[:5]
+        self.predictions_test, self.per_class, self.checkpoint = paths[5:]
 
     @property
-    def tensorboard(self) -> Path:
-        return self.folder / "tensorboard"
+    def finished(self) -> bool:
+        return self.provenance.exists() and "finished" in self.read_provenance()
 
     def read_params(self) -> dict:
         return json.loads(files.read_text(self.params))
@@ -70,9 +80,6 @@ class Run:
 
     def read_provenance(self) -> dict:
         return json.loads(files.read_text(self.provenance))
-
-    def write_provenance(self, facts: dict) -> None:
-        files.write_text(self.provenance, json.dumps(facts, indent=1) + "\n")
 
     def read_checkpoint(self) -> dict | None:
         """The last checkpoint, or None. Only tensors and plain containers are loaded, never code."""
@@ -85,13 +92,16 @@ class Run:
                 f"{self.checkpoint}: not a readable checkpoint ({error}); delete it or use resume = never"
             ) from error
 
+    def write_provenance(self, facts: dict) -> None:
+        files.write_text(self.provenance, json.dumps(facts, indent=1) + "\n")
+
     def write_checkpoint(self, state: dict) -> None:
         """Checkpoint first, then the tables made from it: a crash between them loses nothing."""
         try:
             with files.atomic(self.checkpoint) as temporary:
                 torch.save(state, temporary)
             self.write_tables(state)
-        except (OSError, RuntimeError) as error:  # torch tells of a full disk by either
+        except (OSError, RuntimeError) as error:  # torch reports a full disk by either
             last = "the one before stays" if self.checkpoint.exists() else "there is none before"
             raise RunError(
                 f"{self.checkpoint}: could not be written ({error}); {last}. Is the disk full? Make room and "
@@ -102,118 +112,196 @@ class Run:
         files.write_text(self.metrics, pd.DataFrame(state["metrics"], columns=METRICS).to_csv(index=False))
         files.write_text(self.log, pd.DataFrame(state["log"]).to_csv(index=False))
 
+    def write_predictions(self, predictions: Predictions) -> None:
+        files.write_text(self.predictions_test, predictions.table.to_csv(index=False))
+        files.write_text(self.per_class, predictions.per_class().to_csv(index=False))
+
+
+class OpenRun(Run):
+    """A run that ``open`` gives: new, resumed or finished.
+
+    Nothing is removed before there is a trainer: only a run that can start replaces what was there.
+    """
+
+    def __init__(self, p: Params, ranks: Ranks):
+        super().__init__(p.run_dir)
+        self.p, self.ranks = p, ranks
+        self._rows: Generator[dict] | None = None
+        self.look()
+
+    def look(self) -> None:
+        """Find out which of the three it is; every process gets the first one's answer."""
+        self.status = self.ranks.broadcast(self._status() if self.ranks.first else "new")
+
     @property
     def finished(self) -> bool:
-        return self.provenance.exists() and "finished" in self.read_provenance()
+        """Is there nothing to do?"""
+        return self.status == "finished"
 
+    def _status(self) -> Literal["new", "resumed", "finished"]:
+        """``overwrite`` replaces a finished run or one with other parameters; one that it has started and
+        that was interrupted is resumed, so that the same command can be given again."""
+        p = self.p
+        started = self.params.exists() and self.split.exists() and self.provenance.exists()
+        if p.resume == "must" and not started:
+            raise RunError(f"resume = must, but there is no run in {self.folder}")
+        if not started or p.resume == "never":
+            return "new"
+        pairs = p.differing(self.read_params()).items()
+        different = ", ".join(f"{name} was {was!r} and is now {now!r}" for name, (was, now) in pairs)
+        if p.overwrite and (different or super().finished):
+            return "new"
+        if different:
+            raise RunError(
+                f"{self.folder} holds a run with other parameters: {different}. Use overwrite = True to "
+                "replace it, or another dataset name or outputs folder to keep it"
+            )
+        return "finished" if super().finished else "resumed"
 
-def is_done(run: Run, p: "Params") -> bool:
-    """Is there a finished run with these parameters, which nobody asked to train again?"""
-    return run.finished and p.resume != "never" and not p.overwrite and not _differs(run, p)
+    def record(self, trainer) -> Generator[dict]:
+        """Train, save, and yield the trainer's rows; the run is finished after the last one.
+
+        What was trained is saved when the loop over the rows is left early or interrupted, too.
+
+        Args:
+            trainer: a ``training.Trainer``.
+
+        Raises:
+            RunError: the split, classes, videos or teacher are not those that the run started with.
+            FloatingPointError: a loss, gradient or weight is not finite; the last good checkpoint stays.
+        """
+        self._rows = self._record(trainer)
+        return self._rows
+
+    def _record(self, trainer) -> Generator[dict]:
+        if self.finished:
+            return
+        self._load_or_start(trainer)
+        saved = time.perf_counter()
+        try:
+            for rows in trainer.steps():
+                evaluated = any("subset" in row for row in rows)
+                if evaluated and trainer.test_predictions and self.ranks.first:
+                    self.write_predictions(trainer.test_predictions)
+                due = time.perf_counter() - saved >= 60 * self.p.checkpoint_minutes
+                # processes agree at rows of the log alone, for that takes a moment
+                due = due if self.ranks.count == 1 else bool(rows) and self.ranks.broadcast(due)
+                # before an evaluation too: a kill on the way must not lose the steps before it
+                if evaluated or trainer.evaluation_due or due:
+                    self._save(trainer)
+                    saved = time.perf_counter()
+                yield from rows
+        except (KeyboardInterrupt, GeneratorExit):
+            if self.ranks.count == 1:  # others may be elsewhere and cannot agree
+                self._save(trainer)
+            raise
+        if self.ranks.first:
+            facts = {
+                "train_seconds": round(trainer.seconds, 1),
+                "processes": self.ranks.count,
+                "rejected": len(trainer.data.rejected),
+                "finished": provenance.now(),
+            }
+            self.write_provenance(self.read_provenance() | facts)
+        self.status = "finished"
+
+    def _load_or_start(self, trainer) -> None:
+        checkpoint = None
+        if self.status == "resumed":
+            if self.ranks.first and (what := splits.difference(self.read_split(), trainer.data.split)):
+                raise RunError(
+                    f"{self.folder} was started with another split than the data and parameters now give: "
+                    f"{what}. Put them back to resume, or use resume = never to start again"
+                )
+            checkpoint = self.read_checkpoint()
+        if checkpoint is not None:
+            self._check_facts(checkpoint, trainer)
+            trainer.load_state_dict(checkpoint)
+        if not self.ranks.first:
+            return
+        if checkpoint is None:
+            self._describe(trainer)
+        else:
+            self.write_tables(checkpoint)
+            facts, now = self.read_provenance(), provenance.surroundings(trainer.device)
+            changed = {k: v for k, v in now.items() if facts.get(k) != v}
+            resumed = {"step": checkpoint["step"], "at": provenance.now()} | changed
+            self.write_provenance(facts | {"resumed": [*facts.get("resumed", []), resumed]})
+
+    def _check_facts(self, checkpoint: dict, trainer) -> None:
+        """Refuse a checkpoint of other videos, classes or teacher; warn if the number format changed."""
+        if missing := [name for name in trainer.state_dict() if name not in checkpoint]:
+            raise RunError(f"{self.checkpoint} has no {', '.join(missing)}; start again with resume = never")
+        for name, now in trainer.facts().items():
+            was = checkpoint[name]
+            if was == now:
+                continue
+            if name == "precision":
+                warnings.warn(
+                    f"{self.folder}: trained with precision {was}, resumes with {now}", stacklevel=2
+                )
+                continue
+            if name == "classes" and len(was) == len(now):
+                i = next(i for i in range(len(now)) if was[i] != now[i])
+                name, was, now = f"class {i}", was[i], now[i]
+            raise RunError(f"{self.checkpoint} was trained with {name} = {was}, the data now give {now}")
+
+    def _describe(self, trainer) -> None:
+        """Write what the run is before its first step, in place of whatever run was there."""
+        for name in FILES:
+            (self.folder / name).unlink(missing_ok=True)
+        split = trainer.data.split
+        files.write_text(self.split, splits.to_csv(split))
+        facts = {"started": provenance.now(), "split_sha256": splits.split_hash(split), "seed": self.p.seed}
+        facts["precision"] = str(trainer.precision)
+        self.write_provenance(facts | provenance.surroundings(trainer.device))
+        files.write_text(self.params, json.dumps(self.p.model_dump(mode="json"), indent=1) + "\n")
+
+    def _save(self, trainer) -> None:
+        trainer.check_weights()
+        if self.ranks.first:
+            self.write_checkpoint(trainer.state_dict())
+
+    def close(self) -> None:
+        """Save what was trained, if the loop over ``record`` was left early."""
+        if self._rows is not None:
+            self._rows.close()
 
 
 @contextmanager
-def alone(run: Run) -> Iterator[None]:
-    """Be the only process that trains this run.
+def open(p: Params, ranks: Ranks | None = None) -> Iterator[OpenRun]:
+    """The run that ``p`` names: new, resumed or finished. Nobody else can train it inside the block.
+
+    Raises:
+        RunError: another process trains it, the folder holds a run with other parameters, or there is none
+            although ``resume = must``.
+    """
+    run = OpenRun(p, ranks or Ranks())
+    if run.finished:  # without the lock: its folder may be read-only
+        yield run
+        return
+    with exclusively(run.folder) if run.ranks.first else nullcontext():
+        run.look()  # another process may have trained it meanwhile
+        try:
+            yield run
+        finally:
+            run.close()
+
+
+@contextmanager
+def exclusively(folder: Path) -> Iterator[None]:
+    """Be the only process that trains the run in this folder.
 
     Raises:
         RunError: another process does.
     """
     try:
-        with files.locked(run.folder, wait=False):
+        with files.locked(folder, wait=False):
             yield
     except files.Busy:
         raise RunError(
-            f"{run.folder}: another process trains this run now. Wait for it, or give another seed or outputs"
+            f"{folder}: another process trains this run now. Wait for it, or give another seed or outputs"
         ) from None
-
-
-def begin(run: Run, p: "Params") -> pd.DataFrame | None:
-    """The saved split of an earlier start that goes on now; None for a new run.
-
-    Nothing is removed here: ``describe`` makes room once all that the new run needs is there. ``overwrite``
-    replaces a finished run or one with other parameters; one that it has begun and that was interrupted goes
-    on, so that the same command can be given again.
-
-    Raises:
-        RunError: the folder holds a run with other parameters, or ``resume = must`` finds none.
-    """
-    started = run.params.exists() and run.split.exists() and run.provenance.exists()
-    if p.resume == "must" and not started:
-        raise RunError(f"resume = must, but there is no run in {run.folder}")
-    different = _differs(run, p) if started else ""
-    if started and p.resume != "never" and not (p.overwrite and (different or run.finished)):
-        if different:
-            raise RunError(
-                f"{run.folder} holds a run with other parameters: {different}. Use overwrite = True to "
-                "replace it, or another dataset name or outputs folder to keep it"
-            )
-        return run.read_split()
-    return None
-
-
-def _differs(run: Run, p: "Params") -> str:
-    different = p.differing(run.read_params())
-    return ", ".join(f"{k} was {was!r} and is now {now!r}" for k, (was, now) in different.items())
-
-
-def check_split(run: Run, saved: pd.DataFrame, drawn: pd.DataFrame) -> None:
-    """Refuse to go on when the split of the data as they are now is not the run's.
-
-    Raises:
-        RunError: names the first video that differs.
-    """
-    if what := splits.difference(saved, drawn):
-        raise RunError(
-            f"{run.folder} was begun with another split than the data and parameters now give: {what}. "
-            "Put them back to go on, or use overwrite = True with resume = never to start anew"
-        )
-
-
-def check_facts(run: Run, checkpoint: dict, facts: dict, needed: list[str]) -> None:
-    """Refuse a checkpoint of other videos, classes or another teacher; say so if the number format changed.
-
-    Raises:
-        RunError: names what differs, or what the checkpoint of another version of this code lacks.
-    """
-    if missing := [name for name in needed if name not in checkpoint]:
-        raise RunError(f"{run.checkpoint} has no {', '.join(missing)}; start anew with resume = never")
-    for name, now in facts.items():
-        was = checkpoint.get(name)
-        if was == now:
-            continue
-        if name == "precision":
-            warnings.warn(f"{run.folder}: went with precision {was}, goes on with {now}", stacklevel=2)
-            continue
-        if name == "classes" and was:
-            at = next((i for i, pair in enumerate(zip_longest(was, now)) if pair[0] != pair[1]), 0)
-            was, now = ([*names, *[None] * len(was + now)][at] for names in (was, now))
-            name = f"class {at}"
-        raise RunError(f"{run.checkpoint} was trained with {name} = {was}, the data now give {now}")
-
-
-def describe(run: Run, p: "Params", data: "Data", device: str, precision: str) -> None:
-    """Write what the run is before its first step, in place of whatever run was there."""
-    for path in run.files:  # the parameters first: without them nothing here counts as a run
-        path.unlink(missing_ok=True)
-    shutil.rmtree(run.tensorboard, ignore_errors=True)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    files.write_text(run.split, splits.to_csv(data.split))
-    facts = {"started": provenance.now(), "split_sha256": splits.split_hash(data.split), "seed": p.seed}
-    run.write_provenance(facts | {"precision": precision} | provenance.surroundings(device))
-    files.write_text(run.params, json.dumps(p.model_dump(mode="json"), indent=1) + "\n")
-
-
-def note_resume(run: Run, step: int, device: str) -> None:
-    """Add to the provenance that the run went on, and with what if that has changed."""
-    facts = run.read_provenance()
-    changed = {k: v for k, v in provenance.surroundings(device).items() if facts.get(k) != v}
-    facts.setdefault("resumed", []).append({"step": step, "at": provenance.now()} | changed)
-    run.write_provenance(facts)
-
-
-def finish(run: Run, **facts) -> None:
-    run.write_provenance(run.read_provenance() | facts | {"finished": provenance.now()})
 
 
 def settings(p: dict) -> str:
@@ -247,23 +335,3 @@ def find(outputs: Path, dataset: str | None = None, variants: bool = False) -> p
             | {"split_sha256": facts["split_sha256"], "commit": facts["commit"], "folder": str(run.folder)}
         )
     return pd.DataFrame(rows, columns=RESULTS)
-
-
-def predictions(p: "FigureParams") -> dict[str, pd.DataFrame]:
-    """predictions_test.csv of the finished runs among ``p.methods``, in that order.
-
-    Raises:
-        RunError: none is finished, or they were tested on different videos.
-    """
-    found: dict[str, pd.DataFrame] = {}
-    for method in p.methods:
-        run = Run(p.model_copy(update={"method": method}).run_dir)
-        if run.finished and run.predictions_test.exists():
-            found[method] = read_table(run.predictions_test)
-            if list(found[method].video) != list(next(iter(found.values())).video):
-                raise RunError(f"{run.folder} was tested on other videos than {next(iter(found))}")
-    if not found:
-        raise RunError(
-            f"no finished run of {', '.join(p.methods)} at {p.label_pct:g} % labels, seed {p.seed}"
-        )
-    return found

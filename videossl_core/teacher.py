@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,10 +13,8 @@ from torch import Tensor, nn
 
 from videossl_core.data import files
 from videossl_core.data.frames import FrameStore
-from videossl_core.data.pool import quiet
-
-if TYPE_CHECKING:
-    from videossl_core.params import Params
+from videossl_core.params import Params
+from videossl_core.progress import track
 
 
 class TeacherError(RuntimeError):
@@ -87,6 +84,9 @@ IMAGENET_CLASSES: list[str] = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.
 class Classifier(nn.Module):
     """A teacher ready to look at frames: (N, 3, 224, 224) uint8 to its softmax h(a), (N, M) float32."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, name: str, weights_file: Path | None = None):
         super().__init__()
         row = TEACHERS[name]
@@ -133,8 +133,8 @@ class Targets:
         return h / h.sum()  # float16 on disk: the sum is 1 only to about 1e-3
 
 
-def build_targets(p: "Params", store: FrameStore, videos: list[str], device: str, progress=quiet) -> Targets:
-    """Ask the teacher once about each video; what is on disk from the same weights and frames stays.
+def build_targets(p: Params, store: FrameStore, videos: list[str], device: str) -> Targets:
+    """Run the teacher once on each video; what is on disk from the same weights and frames stays.
 
     The folder is named by teacher and weights hash and lies inside the frame store, so that targets of
     other weights, frames or strides are never mistaken for these.
@@ -153,7 +153,7 @@ def build_targets(p: "Params", store: FrameStore, videos: list[str], device: str
         return targets  # without the lock: a cache that is complete may be read-only
     with files.locked(folder):
         todo = missing()  # another process may have done it while this one waited
-        for video in progress(todo, len(todo), f"asking the teacher ({p.teacher})"):
+        for video in track(todo, len(todo), f"running the teacher ({p.teacher})"):
             frames = store.images(video, np.arange(counts[video]), teacher=True)
             parts = torch.from_numpy(frames).permute(0, 3, 1, 2).split(64)
             h = torch.cat([classifier(part.to(device)) for part in parts])
@@ -162,31 +162,31 @@ def build_targets(p: "Params", store: FrameStore, videos: list[str], device: str
                     f"the teacher has {h.shape[1]} classes; M = {targets.classes} are expected"
                 )
             if not h.isfinite().all():
-                raise TeacherError(f"{video}: what the teacher ({p.teacher}) says of it is not finite")
+                raise TeacherError(f"{video}: the output of the teacher ({p.teacher}) is not finite")
             with files.atomic(targets.path(video)) as temporary, open(temporary, "wb") as f:
                 np.save(f, h.half().cpu().numpy(), allow_pickle=False)
     return targets
 
 
-def glance(p: "Params", store: FrameStore, videos: list[str], device: str, progress=quiet) -> np.ndarray:
-    """(videos, M) float32: the mean of what the teacher says of three frames, spread over each video."""
+def mean_softmax(p: Params, store: FrameStore, videos: list[str], device: str) -> np.ndarray:
+    """(videos, M) float32: the teacher's mean softmax over three frames, spread over each video."""
     classifier = Classifier(p.teacher, p.teacher_weights).to(device)
     parts = [videos[i : i + 16] for i in range(0, len(videos), 16)]
-    seen = []
-    for part in progress(parts, len(parts), f"a glance of the teacher ({p.teacher})"):
+    means = []
+    for part in track(parts, len(parts), f"the teacher looks at three frames a video ({p.teacher})"):
         counts = -(-store.table.frames.reindex(part).to_numpy() // store.settings.teacher_stride)
         spread = ((np.arange(3) + 0.5) / 3 * counts[:, None]).astype(int)
-        frames = [store.images(v, n, teacher=True) for v, n in zip(part, spread, strict=True)]
-        frames = torch.from_numpy(np.concatenate(frames)).permute(0, 3, 1, 2).to(device)
-        seen.append(classifier(frames).unflatten(0, (-1, 3)).mean(1).cpu().numpy())
-    return np.concatenate(seen)
+        pictures = [store.images(v, n, teacher=True) for v, n in zip(part, spread, strict=True)]
+        frames = torch.from_numpy(np.concatenate(pictures)).permute(0, 3, 1, 2)
+        means.append(classifier(frames.to(device)).unflatten(0, (-1, 3)).mean(1).cpu().numpy())
+    return np.concatenate(means)
 
 
 def _made(made: Path, source: Path, shape: tuple[int, int]) -> bool:
     """Is there a whole file of targets, made after the frames that it is about?"""
     try:
-        found = os.stat(made)
+        stat = os.stat(made)
     except FileNotFoundError:
         return False
-    whole = found.st_size == 128 + 2 * math.prod(shape)  # header of a .npy file, then float16
-    return whole and found.st_mtime_ns >= os.stat(source).st_mtime_ns
+    whole = stat.st_size == 128 + 2 * math.prod(shape)  # header of a .npy file, then float16
+    return whole and stat.st_mtime_ns >= os.stat(source).st_mtime_ns

@@ -1,301 +1,290 @@
-"""The loop: one forward pass over labelled and unlabelled clips, the method's losses, evaluation, resume."""
+"""The loop: one forward pass over labelled and unlabelled clips, the method's losses, evaluation."""
 
-import json
 import math
-import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
-import pandas as pd
 import torch
-from torch import nn
-from torch.distributed.elastic.multiprocessing.errors import record
+from torch import Tensor, nn
 
-from videossl_core import distributed, evaluation, methods, models, monitor, precision, runs
-from videossl_core.data import files
-from videossl_core.data.pool import quiet
-from videossl_core.monitor import Window
-from videossl_core.prepare import device, draw, prepare
-from videossl_core.sampling import Batches, ahead, loader
+from videossl_core import distributed, evaluation, losses, methods, models, precision, runs
+from videossl_core.batches import Batches, loader, prefetch
+from videossl_core.devices import device, interrupts_wait, reproducible
+from videossl_core.distributed import Ranks
+from videossl_core.needs import Batch, Outputs
+from videossl_core.params import Params
+from videossl_core.prepare import Data, prepare
 from videossl_core.teacher import IMAGENET_CLASSES
 
-if TYPE_CHECKING:
-    from videossl_core.params import Params
 
-
-def build_network(p: "Params", classes: int) -> models.VideoNet:
+def build_network(p: Params, classes: int) -> models.VideoNet:
     """The network with the heads its method trains; the same seed gives the same first weights."""
     torch.manual_seed(p.seed)
     heads = methods.METHODS[p.method].heads(classes, len(IMAGENET_CLASSES))
     return models.VideoNet(p.backbone, heads, p.shortcut, p.width)
 
 
-@contextmanager
-def reproducible(strictly: bool) -> Iterator[None]:
-    """Where asked for, PyTorch takes algorithms that give the same bits each time, or raises an error. A CPU
-    does so anyway."""
-    was = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    if strictly:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(was[0])
-        torch.backends.cudnn.benchmark = was[1]
-
-
-def learning_rate(step: int, p: "Params") -> float:
+def learning_rate(step: int, p: Params) -> float:
     """4.1: divided by ten every ``lr_drop_every`` iterations."""
     return p.lr * 0.1 ** (step // p.lr_drop_every)
 
 
-def train(
-    p: "Params",
-    progress=quiet,
-    on_log: Callable[[dict], None] | None = None,
-    on_eval: Callable[[pd.DataFrame, pd.DataFrame], None] | None = None,
-) -> runs.Run:
-    """Train one method on one label split and evaluate it; goes on where an earlier start stopped.
+class Trainer:
+    """Trains one network by one method: ``for row in Trainer(p, data): ...``
+
+    The rows are those of log.csv and, with a ``subset``, of metrics.csv. A trainer reads clips and writes
+    nothing; ``runs.OpenRun.record`` saves what it makes.
 
     Args:
-        progress: wraps the long loops, see ``pool.quiet`` and ``progress.progress``.
-        on_log: called with each row of log.csv (losses, learning rate, pseudo-labels, clips/s).
-        on_eval: called with log.csv and metrics.csv so far after each evaluation.
+        data: what ``prepare`` made: split, frame store, teacher targets.
+        ranks: this process among those that train together.
+        network: instead of the one that ``build_network`` makes.
+    """
+
+    def __init__(
+        self, p: Params, data: Data, ranks: Ranks | None = None, network: models.VideoNet | None = None
+    ):
+        self.p, self.data, self.ranks, self.device = p, data, ranks or Ranks(), device(p)
+        self.method = methods.METHODS[p.method]
+        self.batches = Batches(p, self.method, data.split, data.store, data.targets, self.ranks)
+        self.network = (network or build_network(p, len(data.classes))).to(self.device)
+        self.precision = self.ranks.broadcast(
+            precision.choose(p, self.network, self.device) if self.ranks.first else precision.Precision()
+        )
+        self.precision.apply(self.network)
+        self.model = self.ranks.wrap(self.network, p.sync_batch_norm, self.device)
+        self.ema = models.averaged(self.network, p.ema_decay) if self.method.averages else None
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(), p.lr, p.momentum, dampening=p.dampening, weight_decay=p.weight_decay
+        )
+        self.scaler = torch.amp.GradScaler(
+            torch.device(self.device).type, enabled=self.precision.dtype == "fp16"
+        )
+        self.step_number, self.seconds, self.window = 0, 0.0, Window()
+        self.log: list[dict] = []
+        self.metrics: list[dict] = []
+        self.test_predictions: evaluation.Predictions | None = None
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """One iteration: forward, equation 5, backward, checks, update.
+
+        Returns:
+            The loss, its parts, and what is known of the pseudo-labels, for the log.
+
+        Raises:
+            FloatingPointError: the loss or a gradient is not finite; the weights stay as they are.
+        """
+        p, step = self.p, self.step_number
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, p)
+        out = methods.forward(self.model, self.ema, batch, self.method, p)
+        loss, parts = methods.total_loss(self.method, out, batch, step, p)
+
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+
+        values = self.ranks.mean(log_values(loss, parts, out, batch, p))
+        overflow = self.scaler.is_enabled() and self.scaler.get_scale() > 1 and math.isfinite(values["loss"])
+        if not overflow:  # fp16 skips a step whose gradients overflow, and lowers its scale
+            check_step(step, values, self.network)
+
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema is not None:
+            self.ema.update_parameters(self.network)
+        self.step_number += 1
+        return values
+
+    def __iter__(self) -> Iterator[dict]:
+        for rows in self.steps():
+            yield from rows
+
+    def steps(self) -> Iterator[list[dict]]:
+        """Train from ``step_number`` to the end; yields after each step and each evaluation the rows it gave.
+
+        Whenever it yields, or is interrupted, the state is that of a whole step.
+        """
+        p, clock = self.p, time.perf_counter()
+        if self.evaluation_due:  # stopped while it evaluated
+            yield self.evaluate()
+        steps = range(self.step_number, p.steps)
+        for batch in prefetch(loader(self.batches, p, self.device, sampler=steps)):
+            assert batch.pop("step") == self.step_number
+            batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+            with interrupts_wait(), reproducible(p.deterministic):
+                values = self.step(batch)
+                spent, clock = time.perf_counter() - clock, time.perf_counter()
+                self.seconds += spent
+                self.window.add(values, len(batch["clips"]) * self.ranks.count, spent)
+                due = self.step_number % p.log_every == 0 or self.step_number == p.steps
+                rows = [self._log_row()] if due else []
+            yield rows
+            if self.evaluation_due:
+                rows = self.evaluate()
+                self.seconds += time.perf_counter() - clock
+                clock = time.perf_counter()
+                yield rows
+
+    def _log_row(self) -> dict:
+        facts = {"step": self.step_number, "lr": learning_rate(self.step_number - 1, self.p)}
+        self.log.append(facts | {"seconds": round(self.seconds, 3)} | self.window.close())
+        return self.log[-1]
+
+    @property
+    def evaluation_due(self) -> bool:
+        step = self.step_number
+        reached = step > 0 and (step % self.p.eval_every == 0 or step == self.p.steps)
+        return reached and all(row["step"] != step for row in self.metrics)
+
+    def evaluate(self) -> list[dict]:
+        """Figure 4: accuracy on the test split and on the unlabelled training videos, whose labels the loss
+        never sees. All test videos at the end, evenly spread ``eval_videos`` of them on the way."""
+        p, rows = self.p, []
+        network = self.network if self.ema is None or p.eval_model == "student" else self.ema
+        self.ranks.share_statistics(network)
+        for subset in ("test", "unlabelled"):
+            final = subset == "test" and self.step_number == p.steps
+            videos = self.data.rows(subset)
+            videos = videos[videos.label >= 0]  # nobody knows the class of a user's unlabelled videos
+            if not final:
+                videos = evaluation.evenly_spaced(videos, p.eval_videos)
+            if videos.empty:
+                continue
+            with reproducible(p.deterministic):
+                predictions = evaluation.predict(
+                    network, p, videos, self.data.classes, self.data.store, self.device, self.ranks
+                )
+            rows.append(
+                {"step": self.step_number, "subset": subset, **predictions.top1(), "videos": len(videos)}
+            )
+            if final:
+                self.test_predictions = predictions
+        self.metrics += rows
+        return rows
+
+    def facts(self) -> dict:
+        """What must be the same when training resumes."""
+        layers = {"dtype": self.precision.dtype, "fp32_layers": self.precision.fp32_layers}
+        return self.data.facts() | {"method": self.p.method, "precision": layers}
+
+    def state_dict(self) -> dict:
+        """All that resuming needs, as tensors and plain containers."""
+        parts = {n: None if part is None else part.state_dict() for n, part in self._parts().items()}
+        counts = {"step": self.step_number, "seconds": self.seconds, "window": self.window.state}
+        return counts | {"metrics": self.metrics, "log": self.log} | parts | self.facts()
+
+    def load_state_dict(self, state: dict) -> None:
+        for name, part in self._parts().items():
+            if part is not None:
+                part.load_state_dict(state[name])
+        self.step_number, self.seconds = state["step"], state["seconds"]
+        self.log, self.metrics = list(state["log"]), list(state["metrics"])
+        self.window = Window(state["window"])
+
+    def _parts(self) -> dict:
+        parts = {"model": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
+        return parts | {"ema": self.ema}
+
+    def check_weights(self) -> None:
+        """Before a checkpoint: a step can make infinite weights of finite gradients.
+
+        Raises:
+            FloatingPointError: names the step and the parameters or batch-norm statistics.
+        """
+        values = {n: v for n, v in self.network.state_dict().items() if v.is_floating_point()}
+        if bad := _not_finite(values):
+            raise FloatingPointError(f"after step {self.step_number}: the weights of {bad} are not finite")
+
+
+class Window:
+    """Means over the steps between two rows of the log; ``state`` is kept in checkpoints."""
+
+    def __init__(self, state: dict | None = None):
+        self.state = state or {"steps": 0, "clips": 0, "seconds": 0.0, "sums": {}}
+
+    def add(self, values: dict[str, float], clips: int, seconds: float) -> None:
+        sums = self.state["sums"]
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0.0) + value
+        for name, value in (("steps", 1), ("clips", clips), ("seconds", seconds)):
+            self.state[name] += value
+
+    def close(self) -> dict[str, float | None]:
+        """The row, and a fresh window. confident_top1 is the true accuracy of the confident pseudo-labels in
+        percent, known only because the data set's labels are; empty while none is confident or known."""
+        state, self.state = self.state, Window().state
+        row = {name: value / state["steps"] for name, value in state["sums"].items()}
+        if "confident" in row:
+            right, known, sure = (row.pop(f"confident{which}") for which in ("_right", "_known", ""))
+            row |= {"confident_pct": 100 * sure, "confident_top1": 100 * right / known if known else None}
+        return row | {"clips_per_s": round(state["clips"] / state["seconds"], 2)}
+
+
+@torch.no_grad()
+def log_values(
+    loss: Tensor, parts: dict[str, Tensor], out: Outputs, batch: Batch, p: Params
+) -> dict[str, float]:
+    """The log's numbers of one step; fetched from the device all at once."""
+    values = {"loss": loss.detach()} | {f"loss_{name}": value for name, value in parts.items()}
+    unlabelled = out["classes"][len(batch["labels"]) :]
+    if len(unlabelled):
+        sure = losses.confident(unlabelled, p.delta)
+        right, known = unlabelled.argmax(-1) == batch["hidden"], batch["hidden"] >= 0
+        values |= {"confident": sure.float().mean(), "confident_known": (sure & known).float().mean()}
+        values["confident_right"] = (sure & right).float().mean()
+    return dict(zip(values, torch.stack([v.float() for v in values.values()]).tolist(), strict=True))
+
+
+def check_step(step: int, values: dict[str, float], network: nn.Module) -> None:
+    """Before the weights are changed: are the loss and all gradients finite?
+
+    Raises:
+        FloatingPointError: names the step, and the loss part or the parameters.
+    """
+    if not math.isfinite(values["loss"]):
+        parts = [f"{n.removeprefix('loss_')} = {v:g}" for n, v in values.items() if n.startswith("loss_")]
+        raise FloatingPointError(f"step {step}: the loss is not finite ({', '.join(parts)})")
+    gradients = {n: w.grad for n, w in network.named_parameters() if w.grad is not None}
+    if bad := _not_finite(gradients):
+        raise FloatingPointError(f"step {step}: the gradient of {bad} is not finite")
+
+
+@torch.no_grad()
+def _not_finite(tensors: dict[str, Tensor]) -> str:
+    """Names of the tensors that are not finite; one number is fetched while all are well."""
+    if math.isfinite(nn.utils.get_total_norm(list(tensors.values())).item()):
+        return ""
+    bad = [n for n, t in tensors.items() if not t.isfinite().all()]
+    bad = bad or [max(tensors, key=lambda n: tensors[n].abs().max().item())]  # finite, but its square is not
+    return ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+
+
+def train(p: Params) -> runs.Run:
+    """Train one run and evaluate it, or resume it where an earlier start stopped.
 
     Raises:
         runs.RunError: the folder holds another run, or its split or classes are not those of the data.
         FloatingPointError: a loss, gradient or weight is not finite; the last good checkpoint stays.
     """
-    run = runs.Run(p.run_dir)
-    if runs.is_done(run, p):
-        return run
-    if p.tensorboard:
-        monitor.Events.check_installed()
-    if p.num_processes > 1 and not distributed.inside():
-        _launch(run, p, progress, on_log, on_eval)
-        return run
-    where = device(p)
-    with ExitStack() as stack:
-        ranks = stack.enter_context(distributed.joined(where))
-        stack.enter_context(reproducible(p.deterministic))
-        if ranks.first:
-            stack.enter_context(runs.alone(run))
-        _Training(run, p, where, ranks, progress).go(on_log, on_eval)
+    with distributed.joined(device(p)) as ranks, runs.open(p, ranks) as run:
+        if not run.finished:
+            for _ in run.record(Trainer(p, prepare(p), ranks)):
+                pass
     return run
 
 
-def _launch(run: runs.Run, p: "Params", progress, on_log, on_eval) -> None:
-    """Train in ``num_processes`` processes, and show here how far they are."""
-    steps, shown = None, 0
-
-    def meanwhile() -> None:
-        nonlocal steps, shown
-        for row in map(json.loads, rows):
-            if on_log:
-                on_log(row)
-            if steps is None:
-                steps = iter(progress(range(row["step"], p.steps + 1), p.steps, _label(p), row["step"]))
-            while next(steps, p.steps) < row["step"]:
-                pass
-        metrics = pd.read_csv(run.metrics) if run.metrics.exists() else ()
-        if on_eval and len(metrics) != shown:
-            shown = len(metrics)
-            if shown:
-                on_eval(pd.read_csv(run.log), metrics)
-
-    with tempfile.NamedTemporaryFile("r", encoding="utf-8") as rows:  # log.csv waits for a checkpoint
-        distributed.launch(_in_one_process, p, meanwhile, rows.name)
-        meanwhile()
-
-
-@record  # its error reaches the process that started it
-def _in_one_process(values: dict, rows: str) -> None:
-    if values["device"] in ("auto", "cpu") and not torch.cuda.is_available():
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // values["num_processes"]))
-    from videossl_core.params import Params
-
-    with open(rows, "a", encoding="utf-8") as out:
-        train(Params(**values), on_log=lambda row: print(json.dumps(row), file=out, flush=True))
-
-
-def _label(p: "Params") -> str:
-    return f"training {methods.METHODS[p.method].title}"
-
-
-class _Training:
-    """One run from its last checkpoint, or its beginning, to its end."""
-
-    def __init__(self, run: runs.Run, p: "Params", where: str, ranks: distributed.Ranks, progress=quiet):
-        self.run, self.p, self.where, self.ranks = run, p, where, ranks
-        self.progress = progress = progress if ranks.first else quiet
-        self.method = method = methods.METHODS[p.method]
-        k = method.labelled_clips(p.batch_size)
-        ranks.check_shares({"labelled": k, "unlabelled": p.batch_size - k})
-        saved_split = ranks.told(runs.begin(run, p) if ranks.first else None)
-        self.data = data = prepare(p, split=saved_split, progress=progress)
-        if saved_split is not None:
-            runs.check_split(run, saved_split, draw(p, data.index, data.rejected.video))
-        self.batches = Batches(p, method, data.split, data.store, data.targets, ranks.rank, ranks.count)
-        network = build_network(p, len(data.classes)).to(where)
-        self.precision = ranks.told(precision.choose(p, network, where) if ranks.first else None)
-        self.precision.apply(network)
-        self.model = ranks.wrap(network, p.sync_batch_norm, where)
-        self.network = network if self.model is network else self.model.module
-        self.ema = models.averaged(self.network, p.ema_decay) if "ema" in method.needs else None
-        self.optimizer = torch.optim.SGD(
-            network.parameters(), p.lr, p.momentum, dampening=p.dampening, weight_decay=p.weight_decay
-        )
-        self.scaler = torch.amp.GradScaler(where.split(":")[0], enabled=self.precision.dtype == "fp16")
-        self.parts = {
-            "model": self.network,
-            "optimizer": self.optimizer,
-            "scaler": self.scaler,
-            "ema": self.ema,
-        }
-        self.facts = data.facts() | {"method": p.method}
-        self.state = {"step": 0, "seconds": 0.0, "metrics": [], "log": [], "window": None}
-        checkpoint = run.read_checkpoint() if saved_split is not None else None
-        if checkpoint is not None:
-            self.restore(checkpoint)
-        elif ranks.first:
-            runs.describe(run, p, data, where, str(self.precision))
-        self.events = monitor.Events(run.tensorboard, self.state) if p.tensorboard and ranks.first else None
-        self.window, self.clock = Window(self.state["window"]), time.perf_counter()
-        self.saved = self.clock
-
-    def restore(self, checkpoint: dict) -> None:
-        chosen = {"precision": asdict(self.precision)}
-        runs.check_facts(self.run, checkpoint, self.facts | chosen, [*self.state, *self.parts])
-        for name, part in self.parts.items():
-            if part is not None:
-                part.load_state_dict(checkpoint[name])
-        self.state = {k: checkpoint[k] for k in self.state}
-        if self.ranks.first:
-            self.run.write_tables(self.state)
-            runs.note_resume(self.run, self.state["step"], self.where)
-
-    def save(self) -> None:
-        monitor.check_weights(self.state["step"], self.network)
-        self.saved = time.perf_counter()
-        if not self.ranks.first:
-            return
-        self.state["window"] = self.window.state
-        parts = {name: None if part is None else part.state_dict() for name, part in self.parts.items()}
-        self.run.write_checkpoint(self.state | self.facts | parts | {"precision": asdict(self.precision)})
-
-    def go(self, on_log, on_eval) -> None:
-        p, state = self.p, self.state
-        self.show(on_eval)  # what earlier starts have done
-        self.evaluate_if_due(on_eval)  # killed while it evaluated
-        ranks = self.ranks
-        steps = range(state["step"], p.steps)
-        feed = loader(self.batches, p, self.where, sampler=steps)
-        for batch in self.progress(ahead(feed), p.steps, _label(p), state["step"]):
-            step = batch.pop("step")
-            self.step(step, {name: v.to(self.where, non_blocking=True) for name, v in batch.items()})
-            state["step"] = done = step + 1
-            if done % p.log_every == 0 or done == p.steps:
-                row = {"step": done, "lr": learning_rate(step, p), "seconds": round(state["seconds"], 3)}
-                state["log"].append(row | self.window.close())
-                if self.events:
-                    self.events.add(state["log"][-1:])
-                if on_log and ranks.first:
-                    on_log(state["log"][-1])
-            self.evaluate_if_due(on_eval)
-            agree = ranks.count == 1 or done % p.log_every == 0  # asking the first process takes a moment
-            if agree and ranks.told(self.clock - self.saved >= 60 * p.checkpoint_minutes):
-                self.save()
-        if self.events:
-            self.events.close()
-        if ranks.first:
-            minutes = {"train_seconds": round(state["seconds"], 1), "processes": ranks.count}
-            runs.finish(self.run, **minutes, rejected=len(self.data.rejected))
-
-    def step(self, step: int, batch: dict) -> None:
-        """Forward, backward, checks, and the change of the weights."""
-        p = self.p
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, p)
-        out = methods.forward(self.model, self.ema, batch, self.method, p)
-        loss, parts = methods.total_loss(self.method, out, step, p)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        values = self.ranks.mean(monitor.values(loss, parts, out, batch, p))
-        if not self.scaler.is_enabled() or self.scaler.get_scale() <= 1 or not math.isfinite(values["loss"]):
-            monitor.check_step(step, values, self.network)  # fp16 skips a step that overflows
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.ema is not None:
-            self.ema.update_parameters(self.network)
-        before = self.tick()
-        self.window.add(values, len(batch["clips"]) * self.ranks.count, self.clock - before)
-
-    def tick(self) -> float:
-        """Add the time since the last tick to the run's; what an interrupted start spent after its checkpoint
-        is lost. Returns when the last tick was."""
-        before, self.clock = self.clock, time.perf_counter()
-        self.state["seconds"] += self.clock - before
-        return before
-
-    def evaluate_if_due(self, on_eval) -> None:
-        """Figure 4: accuracy on the test split and on the unlabelled training videos, whose labels the loss
-        never sees. All test videos at the end, evenly spread ``eval_videos`` of them on the way."""
-        p, state, step = self.p, self.state, self.state["step"]
-        reached = step and (step % p.eval_every == 0 or step == p.steps)
-        if not reached or any(row["step"] == step for row in state["metrics"]):
-            return
-        self.save()  # spares a run that is killed while it evaluates the way up to here
-        judge = self.network if self.ema is None or p.eval_model == "student" else self.ema
-        self.ranks.share_statistics(judge)
-        rows = []
-        for subset in ("test", "unlabelled"):
-            final = subset == "test" and step == p.steps
-            asked = self.data.rows(subset)
-            asked = asked[asked.label >= 0]  # of one's own unlabelled videos nobody knows the class
-            if not final:
-                asked = evaluation.at_most(asked, p.eval_videos)
-            if asked.empty:
-                continue
-            said = evaluation.predict(
-                judge, p, asked, self.data.classes, self.data.store, self.where, ranks=self.ranks
-            )
-            rows.append({"step": step, "subset": subset} | said.top1() | {"videos": len(asked)})
-            if final and self.ranks.first:
-                write_predictions(self.run, said)
-        state["metrics"] += rows
-        if self.events:
-            self.events.add(rows)
-        self.tick()
-        self.save()
-        self.show(on_eval)
-
-    def show(self, on_eval) -> None:
-        if on_eval and self.ranks.first and self.state["metrics"]:
-            on_eval(pd.DataFrame(self.state["log"]), pd.DataFrame(self.state["metrics"]))
-
-
-def write_predictions(run: runs.Run, said: evaluation.Predictions) -> None:
-    files.write_text(run.predictions_test, said.table.to_csv(index=False))
-    files.write_text(run.per_class, said.per_class().to_csv(index=False))
-
-
-def load_network(run: runs.Run, p: "Params") -> tuple[nn.Module, list[str]]:
-    """The network of a run as it is judged (averaged where the method averages), and its classes."""
+def load_network(run: runs.Run, p: Params) -> tuple[nn.Module, list[str]]:
+    """The network of a run as it is evaluated (averaged where the method averages), and its classes."""
     checkpoint = run.read_checkpoint()
     if checkpoint is None:
         raise runs.RunError(f"no checkpoint in {run.folder}: train it first")
     network = build_network(p, len(checkpoint["classes"]))
     precision.Precision(**checkpoint["precision"]).apply(network)
     network.load_state_dict(checkpoint["model"])
+    evaluated: nn.Module = network
     if checkpoint["ema"] is not None and p.eval_model != "student":
         ema = models.averaged(network, p.ema_decay)
         ema.load_state_dict(checkpoint["ema"])
-        network = ema.module
-    return network.to(device(p)).eval(), checkpoint["classes"]
+        evaluated = ema.module
+    return evaluated.to(device(p)).eval(), checkpoint["classes"]

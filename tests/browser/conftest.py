@@ -9,9 +9,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import server
+from support import server
 import yaml
-from helpers import TINY, project_copy
+from support.helpers import TINY, project_copy
 from PIL import Image
 
 from videossl_core import params, training

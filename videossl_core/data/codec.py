@@ -1,12 +1,14 @@
-"""Reading and writing one video file with PyAV, and saying why one cannot be used."""
+"""Reading and writing one video file with PyAV, and the reason why a file cannot be used."""
 
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import av
 import numpy as np
+from av.container import InputContainer
 
 from videossl_core.data import files
 
@@ -14,12 +16,15 @@ MAX_SIDE, MAX_FRAMES = 8192, 100_000
 """Larger videos are rejected: a damaged header can claim any size, and a clip needs no hour of video."""
 
 _FORMATS = "avi,mov,matroska,webm,mpegts,mpeg,mpegvideo,flv,asf,ogg,m4v,h264,hevc,ivf,rm,dv,mxf,nut,gif"
-# Play lists and concatenations would read other files; only these containers and this one file are opened.
-_OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 
 
 class VideoError(ValueError):
     """A video cannot be used; the message is the reason."""
+
+
+def _open(path: Path) -> InputContainer:
+    """Only these containers and this one file: play lists and concatenations would read other files."""
+    return av.open(f"file:{path}", options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"})
 
 
 def decode(path: Path) -> Iterator[av.VideoFrame]:
@@ -38,7 +43,7 @@ def decode(path: Path) -> Iterator[av.VideoFrame]:
         raise VideoError(f"unreadable: {error.strerror}") from None
     count, first, last = 0, None, None
     try:
-        with av.open(f"file:{path}", options=_OPTIONS) as container:
+        with _open(path) as container:
             if not container.streams.video:
                 raise VideoError("no video stream")
             stream = container.streams.video[0]
@@ -55,10 +60,10 @@ def decode(path: Path) -> Iterator[av.VideoFrame]:
                 first, last = frame.time if first is None else first, frame.time
                 yield frame
             if count:
-                _check_whole(container, stream, count, (last or 0) - (first or 0))
+                _check_complete(container, count, (last or 0) - (first or 0))
     except VideoError:
         raise
-    except Exception as error:  # PyAV tells of broken files by more than its own errors
+    except Exception as error:  # PyAV reports broken files by more than its own errors
         what = f"truncated: breaks off after {count} frames" if count else "unreadable"
         raise VideoError(f"{what} ({getattr(error, 'strerror', None) or error})") from None
     if not count:
@@ -66,17 +71,17 @@ def decode(path: Path) -> Iterator[av.VideoFrame]:
 
 
 def stated_frames(path: Path) -> float:
-    """How many frames the header states, or its length and rate amount to; nothing is decoded.
+    """The number of frames by the header, or by its length and rate; nothing is decoded.
 
     Raises:
         VideoError: the file cannot be opened as a video.
     """
     try:
-        with av.open(f"file:{path}", options=_OPTIONS) as container:
+        with _open(path) as container:
             stream = container.streams.video[0]
-            rate = float(stream.average_rate or 25)
-            return stream.frames or (container.duration or 0) / av.time_base * rate
-    except Exception as error:  # PyAV tells of broken files by more than its own errors
+            seconds = (container.duration or 0) / av.time_base
+            return stream.frames or seconds * float(stream.average_rate or 25)
+    except Exception as error:
         raise VideoError(f"unreadable ({error})") from None
 
 
@@ -86,29 +91,31 @@ def _check_size(width: int, height: int) -> None:
         raise VideoError(f"implausible: {width} x {height} pixels")
 
 
-def _check_whole(container, stream, count: int, seconds: float) -> None:
-    """Fewer frames than the header states; where it states none, much less time than it states."""
-    if stream.frames and count < 0.9 * stream.frames:
-        raise VideoError(f"truncated: {count} of {stream.frames} frames")
-    stated = (container.duration or 0) / av.time_base
-    if not stream.frames and seconds < 0.7 * stated - 1:
+def _check_complete(container: InputContainer, count: int, seconds: float) -> None:
+    """Neither far fewer frames than the header states nor, where it states none, far less time."""
+    frames, stated = container.streams.video[0].frames, (container.duration or 0) / av.time_base
+    if count < 0.9 * frames:
+        raise VideoError(f"truncated: {count} of {frames} frames")
+    if not frames and seconds < 0.7 * stated - 1:
         raise VideoError(f"truncated: {seconds:.1f} of {stated:.1f} s")
 
 
+def mean_rate(times: list[float]) -> float:
+    """Frames per second from the frames' times, also where the rate varies; 25 where they do not tell."""
+    return (len(times) - 1) / (times[-1] - times[0]) if times and times[-1] > times[0] else 25.0
+
+
 def pixels(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
-    """(height, width, 3) uint8 RGB at this size, turned upright as the file's rotation mark asks.
+    """The frame at this size, then turned upright as its rotation mark asks: (H, W, 3) uint8 RGB.
 
     Raises:
         VideoError: the frame's pixel format cannot be converted.
     """
-    turns = quarter_turns(frame)
-    if turns % 2:
-        width, height = height, width
     try:
-        frame = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
+        resized = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
     except (av.FFmpegError, ValueError) as error:
         raise VideoError(f"unreadable: cannot be converted to RGB ({error})") from None
-    return np.rot90(frame.to_ndarray(), turns)
+    return np.rot90(resized.to_ndarray(), quarter_turns(frame))
 
 
 def quarter_turns(frame: av.VideoFrame) -> int:
@@ -125,48 +132,45 @@ def for_browser(path: Path, side: int = 320, seconds: float = 10) -> bytes:
     """
     if _plays_as_it_is(path):
         return path.read_bytes()
-    frames, first = [], None
+    frames, times = [], []
     for frame in decode(path):
-        first = frame.time if first is None else first
-        if frame.time is not None and first is not None and frame.time - first > seconds:
-            break
-        height, width = frame.height, frame.width
-        scale = min(1, side / max(height, width))
-        if quarter_turns(frame) % 2:
-            height, width = width, height
-        last = frame.time
-        frames.append(pixels(frame, *(max(2, round(n * scale) // 2 * 2) for n in (width, height))))
-    fps = (len(frames) - 1) / (last - first) if len(frames) > 1 and last and last > first else 25
+        if frame.time is not None:
+            times.append(frame.time)
+            if times[-1] - times[0] > seconds:
+                break
+        scale = min(1, side / max(frame.width, frame.height))
+        even = [max(2, round(n * scale) // 2 * 2) for n in (frame.width, frame.height)]
+        frames.append(pixels(frame, *even))
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "clip.mp4"
-        write(made, frames, min(60, max(1, fps)))
-        return made.read_bytes()
+        clip = Path(folder) / "clip.mp4"
+        write(clip, frames, min(60, max(1, mean_rate(times))))
+        return clip.read_bytes()
 
 
 def _plays_as_it_is(path: Path) -> bool:
     if path.suffix.lower() not in (".mp4", ".m4v", ".webm") or path.stat().st_size > 4e6:
         return False
     try:
-        with av.open(f"file:{path}", options=_OPTIONS) as container:
+        with _open(path) as container:
             context = container.streams.video[0].codec_context
             return context.name in ("h264", "vp8", "vp9", "libdav1d", "av1") and context.pix_fmt == "yuv420p"
-    except Exception:  # decoding it will say what is wrong
+    except Exception:  # decoding it will give the reason
         return False
 
 
 def write(path: Path, frames: Iterable[np.ndarray], fps: float = 25.0, qp: int = 22) -> None:
     """Write (H, W, 3) uint8 frames of even size as H.264 in MP4, playable in any browser."""
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        raise ValueError(f"{path}: no frames to write")
     with files.atomic(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream = None
-        for frame in frames:
-            if stream is None:
-                stream = container.add_stream("libx264", rate=round(fps))
-                stream.height, stream.width = frame.shape[:2]
-                stream.pix_fmt = "yuv420p"
-                # x264's look-ahead makes files that differ from one time to the next; ultrafast has none
-                stream.options = {"qp": str(qp), "preset": "ultrafast"}
-                stream.codec_context.thread_count = 1
+        stream = container.add_stream("libx264", rate=round(fps))
+        stream.height, stream.width = first.shape[:2]
+        stream.pix_fmt = "yuv420p"
+        # x264's look-ahead makes files that differ from one time to the next; ultrafast has none
+        stream.options = {"qp": str(qp), "preset": "ultrafast"}
+        stream.codec_context.thread_count = 1
+        for frame in chain([first], frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        if stream is None:
-            raise ValueError(f"{path}: no frames to write")
         container.mux(stream.encode())

@@ -3,15 +3,11 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from videossl_core.data.pool import quiet
 from videossl_core.data.sources import SOURCES, DatasetError, alphabetical, open_root, videos_below
-
-if TYPE_CHECKING:
-    from videossl_core.params import Params
+from videossl_core.params import Params
 
 __all__ = ["SOURCES", "DatasetError", "alphabetical", "open_root", "videos_below"]
 
@@ -23,9 +19,8 @@ _UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, 
 class Index:
     """A data set: ``table`` has the columns video, class_name, label, split, sorted by video.
 
-    A training video whose class nobody knows has the class_name "" and the label -1.
-    ``classes`` gives the names by label id; ``all_classes`` those of the whole data set, of which
-    ``classes`` may be a part.
+    A training video of unknown class has the class_name "" and the label -1. ``classes`` gives the names by
+    label id; ``all_classes`` those of the whole data set, of which ``classes`` may be a part.
     """
 
     root: Path
@@ -34,7 +29,7 @@ class Index:
     all_classes: list[str]
 
 
-def read_index(p: "Params", progress=quiet) -> Index:
+def read_index(p: Params) -> Index:
     """List the videos of a data set, rendering them first if it is the demo.
 
     Raises:
@@ -42,13 +37,13 @@ def read_index(p: "Params", progress=quiet) -> Index:
     """
     if p.tune and p.source != "ucf101":
         raise DatasetError("tune = True: only source = 'ucf101' has groups to hold out")
-    root = open_root(p, progress)
+    root = open_root(p)
     rows, all_classes = SOURCES[p.source](p)
     table = pd.DataFrame(rows, columns=["video", "class_name", "split"])
     table["video"] = [_below(root, video) for video in table.video]
     if (double := table.video[table.video.duplicated()]).size:
         raise DatasetError(f"{double.iloc[0]} is listed twice ({len(double)} such videos)")
-    classes = _chosen_classes(p, table, all_classes)
+    classes = choose_classes(p, table, all_classes)
     table = table[table.class_name.isin([*classes, ""])].sort_values("video", ignore_index=True)
     for split in ("train", "test"):
         if not (table.split == split).any():
@@ -56,12 +51,13 @@ def read_index(p: "Params", progress=quiet) -> Index:
     first = table.drop_duplicates("class_name").set_index("class_name").video
     absent = [c for c in classes if not (root / first[c]).parent.is_dir()]
     if absent:
-        present = [c for c in classes if c not in absent]
+        present = ",".join(c for c in classes if c not in absent)
         raise DatasetError(
             f"{len(absent)} of {len(classes)} classes have no folder below {root}, such as {absent[0]}. "
-            + (f"To use the others: classes = {','.join(present)}" if present else "Is root right?")
+            + (f"To use the others: classes = {present}" if present else "Is root right?")
         )
-    table["label"] = table.class_name.map({name: i for i, name in enumerate(["", *classes], -1)}).astype(int)
+    ids = {name: i for i, name in enumerate(["", *classes], -1)}
+    table["label"] = table.class_name.map(ids).astype(int)
     return Index(root, table[["video", "class_name", "label", "split"]], classes, all_classes)
 
 
@@ -79,12 +75,11 @@ def _below(root: Path, video: str) -> str:
     return path.as_posix()
 
 
-def _chosen_classes(p: "Params", table: pd.DataFrame, all_classes: list[str]) -> list[str]:
+def choose_classes(p: Params, table: pd.DataFrame, all_classes: list[str]) -> list[str]:
+    """The classes that the parameters select and that have a video, in the order of their ids."""
     classes = p.classes or all_classes
     if unknown := [c for c in classes if c not in all_classes]:
-        raise DatasetError(
-            f"classes: {unknown[0]!r} is not a class of this data set ({len(all_classes)} classes)"
-        )
+        raise DatasetError(f"classes: {unknown[0]!r} is not one of the {len(all_classes)} classes here")
     if len(set(classes)) < len(classes):
         raise DatasetError("classes: a class is named twice")
     if p.largest_classes:
@@ -92,5 +87,5 @@ def _chosen_classes(p: "Params", table: pd.DataFrame, all_classes: list[str]) ->
         counts = table[(table.split == "train") & table.class_name.isin(classes)].class_name.value_counts()
         largest = sorted(counts.index, key=lambda c: (-counts[c], classes.index(c)))[: p.largest_classes]
         classes = [c for c in classes if c in largest]
-    counts = table.groupby("class_name").size()
-    return [c for c in classes if counts.get(c, 0)]
+    present = set(table.class_name)
+    return [c for c in classes if c in present]

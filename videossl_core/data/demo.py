@@ -9,31 +9,27 @@ a few labelled videos do not teach what separates them.
 
 import math
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from videossl_core.data import codec, files
-from videossl_core.data.pool import each, quiet
+from videossl_core.data.pool import map_unordered
+from videossl_core.progress import track
 
 SIDE, FRAMES, FPS = 144, 32, 25
-_S = 256  # the drawings' own canvas
+_S = 256  # side of the canvas for drawing
 _CENTRE = (_S / 2, _S / 2)
 _INK, _PAPER = (20, 20, 20, 255), (250, 250, 245, 255)
-
-
-def _canvas() -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    image = Image.new("RGBA", (_S, _S), (0, 0, 0, 0))
-    return image, ImageDraw.Draw(image)
 
 
 def _polar(radius: float, angle: float, centre=_CENTRE) -> tuple[float, float]:
     return centre[0] + radius * math.cos(angle), centre[1] + radius * math.sin(angle)
 
 
-def _clock(rng: np.random.Generator) -> Image.Image:
-    image, draw = _canvas()
+def _clock(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
     draw.ellipse((8, 8, 248, 248), fill=_PAPER, outline=_INK, width=14)
     for minute in range(60):
         hour = minute % 5 == 0
@@ -42,11 +38,9 @@ def _clock(rng: np.random.Generator) -> Image.Image:
     for length, width in ((58, 10), (84, 6)):
         angle = rng.uniform(0, 2 * math.pi)
         draw.line((_polar(-10, angle), _polar(length, angle)), fill=_INK, width=width)
-    return image
 
 
-def _daisy(rng: np.random.Generator) -> Image.Image:
-    image, draw = _canvas()
+def _daisy(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
     petals = int(rng.integers(13, 20))
     for k in range(petals):
         a, half = 2 * math.pi * k / petals, 0.75 * math.pi / petals
@@ -54,27 +48,19 @@ def _daisy(rng: np.random.Generator) -> Image.Image:
         points = [_polar(radius, a + side * half) for radius, side in shape]
         draw.polygon(points, fill=_PAPER, outline=(190, 190, 200, 255))
     draw.ellipse((88, 88, 168, 168), fill=(245, 195, 30, 255), outline=(200, 140, 10, 255), width=6)
-    return image
 
 
-def _spider_web(rng: np.random.Generator) -> Image.Image:
-    image, draw = _canvas()
+def _spider_web(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
     spokes = int(rng.integers(12, 17))
     step = 2 * math.pi / spokes
     for k in range(spokes):
         draw.line((_CENTRE, _polar(126, k * step)), fill=_PAPER, width=4)
         for radius in range(14, 124, 12):
-            sag = [
-                _polar(radius, k * step),
-                _polar(radius * 0.9, (k + 0.5) * step),
-                _polar(radius, (k + 1) * step),
-            ]
-            draw.line(sag, fill=_PAPER, width=3)
-    return image
+            middle = _polar(0.9 * radius, (k + 0.5) * step)
+            draw.line((_polar(radius, k * step), middle, _polar(radius, (k + 1) * step)), _PAPER, width=3)
 
 
-def _soccer_ball(rng: np.random.Generator) -> Image.Image:
-    image, draw = _canvas()
+def _soccer_ball(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
     draw.ellipse((6, 6, 250, 250), fill=_PAPER, outline=(60, 60, 60, 255), width=4)
     fifth = 2 * math.pi / 5
     start = rng.uniform(0, fifth)
@@ -90,42 +76,32 @@ def _soccer_ball(rng: np.random.Generator) -> Image.Image:
         for line in lines:
             draw.line(line, fill=(50, 50, 50, 255), width=4)
         pentagon(_polar(104, a), 30, a + math.pi)
-    return image
 
 
-def _crossword(rng: np.random.Generator) -> Image.Image:
-    image, draw = _canvas()
-    cells = 9
-    side = 240 / cells
-    black = rng.random((cells, cells)) < 0.28
-    for i in range(cells):
-        for j in range(cells):
-            box = (8 + i * side, 8 + j * side, 8 + (i + 1) * side, 8 + (j + 1) * side)
-            draw.rectangle(box, fill=_INK if black[i, j] else _PAPER, outline=_INK, width=2)
-    return image
+def _crossword(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
+    side = 240 / 9
+    for (i, j), value in np.ndenumerate(rng.random((9, 9))):
+        box = (8 + i * side, 8 + j * side, 8 + (i + 1) * side, 8 + (j + 1) * side)
+        draw.rectangle(box, fill=_INK if value < 0.28 else _PAPER, outline=_INK, width=2)
 
 
-def _envelope(rng: np.random.Generator) -> Image.Image:
-    image, draw = _canvas()
+def _envelope(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
     fold = (150, 140, 120, 255)
     draw.rectangle((6, 46, 250, 210), fill=_PAPER, outline=(110, 100, 80, 255), width=4)
     draw.line((6, 46, 128, int(rng.integers(125, 155)), 250, 46), fill=(110, 100, 80, 255), width=4)
     draw.line((6, 210, 104, 122), fill=fold, width=3)
     draw.line((250, 210, 152, 122), fill=fold, width=3)
-    return image
 
 
-def _pinwheel(rng: np.random.Generator) -> Image.Image:
-    image, draw = _canvas()
+def _pinwheel(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
     for k in range(8):
         a = k * math.pi / 4
         blade = [_CENTRE, _polar(124, a), _polar(96, a + 0.7)]
         draw.polygon(blade, fill=_PAPER if k % 2 else (70, 70, 80, 255), outline=_INK)
     draw.ellipse((116, 116, 140, 140), fill=(245, 195, 30, 255))
-    return image
 
 
-NOUNS: dict[str, Callable[[np.random.Generator], Image.Image]] = {
+NOUNS: dict[str, Callable[[ImageDraw.ImageDraw, np.random.Generator], None]] = {
     "clock": _clock,
     "crossword": _crossword,
     "daisy": _daisy,
@@ -135,12 +111,9 @@ NOUNS: dict[str, Callable[[np.random.Generator], Image.Image]] = {
     "spider_web": _spider_web,
 }
 
-# A verb tells how far down the object is, in [0, 1], at time t in [0, 1]. Each verb reaches every height for
-# as long, so that single frames are alike.
-VERBS: dict[str, Callable[[float], float]] = {
-    "falls": lambda t: t,
-    "rises": lambda t: 1 - t,
-}
+# A verb gives the object's height, 0 at the top and 1 at the bottom, at time t in [0, 1]. Each verb spends as
+# long at every height, so that single frames are alike.
+VERBS: dict[str, Callable[[float], float]] = {"falls": lambda t: t, "rises": lambda t: 1 - t}
 
 
 def _background(rng: np.random.Generator) -> Image.Image:
@@ -158,7 +131,8 @@ def frames(noun: str, verb: str, seed: int) -> np.ndarray:
     rng = np.random.default_rng([seed, *noun.encode(), *verb.encode()])
     background = _background(rng)
     size = int(SIDE * rng.uniform(0.45, 0.65))
-    drawing = NOUNS[noun](rng)
+    drawing = Image.new("RGBA", (_S, _S), (0, 0, 0, 0))
+    NOUNS[noun](ImageDraw.Draw(drawing), rng)
     rotated = drawing.rotate(rng.uniform(0, 360), Image.Resampling.BICUBIC)
     sprite = rotated.resize((size, size), Image.Resampling.BOX)
     x = int(rng.integers(0, SIDE - size))
@@ -176,11 +150,9 @@ def _render(job: tuple[Path, str, str, int]) -> None:
         codec.write(path, frames(noun, verb, seed), FPS)
 
 
-def render(
-    root: Path, per_class: int, workers: int | None = None, progress=quiet, class_folders: bool = True
-) -> None:
-    """Write ``root/{train,test}/<noun>_<verb>/<noun>_<verb>_<number>.mp4``, one in three for testing; what
-    exists stays. Without ``class_folders`` all lie in the root itself.
+def render(root: Path, per_class: int, workers: int | None = None, class_folders: bool = True) -> None:
+    """Write ``root/{train,test}/<noun>_<verb>/<noun>_<verb>_<number>.mp4``, one in three a test video.
+    Existing files stay. Without ``class_folders`` all lie in the root itself.
 
     Raises:
         ValueError: the folder holds a demo of another size.
@@ -189,21 +161,20 @@ def render(
     content = f"{', '.join(NOUNS)}; {', '.join(VERBS)}"
     made_with = f"{per_class} videos a class, {FRAMES} frames of {SIDE} x {SIDE}: {content}\n"
     if marker.exists():
-        if marker.read_text() != made_with:
+        if (existing := marker.read_text()) != made_with:
             raise ValueError(
-                f"{root} holds another demo ({marker.read_text().strip()}); delete it or name another dataset"
+                f"{root} holds another demo ({existing.strip()}); delete it or name another dataset"
             )
         return
     jobs = []
-    for noun in NOUNS:
-        for verb in VERBS:
-            for k in range(per_class):
-                subset = "test" if k % 3 == 2 else "train"
-                folder = root / subset / f"{noun}_{verb}" if class_folders else root
-                jobs.append((folder / f"{noun}_{verb}_{k:03d}.mp4", noun, verb, k))
+    for noun, verb, k in product(NOUNS, VERBS, range(per_class)):
+        name = f"{noun}_{verb}"
+        folder = root / ("test" if k % 3 == 2 else "train") / name if class_folders else root
+        jobs.append((folder / f"{name}_{k:03d}.mp4", noun, verb, k))
     with files.locked(root):
-        todo = [] if marker.exists() else jobs  # another process may have done it while this one waited
-        for _, outcome in progress(each(_render, todo, workers), len(todo), "rendering the demo videos"):
-            if outcome is not None:
-                raise outcome
+        if marker.exists():
+            return  # another process has rendered it while this one waited
+        for _, lost in track(map_unordered(_render, jobs, workers), len(jobs), "rendering the demo videos"):
+            if lost:
+                raise lost
         files.write_text(marker, made_with)

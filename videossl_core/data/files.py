@@ -3,7 +3,7 @@
 import hashlib
 import multiprocessing
 import os
-import tempfile
+import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,37 +11,38 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-ROOT = Path(__file__).resolve().parents[2]
-"""The project folder; every relative path in a parameter is resolved from here, whatever the kernel's working
-directory (papermill starts it in the caller's folder, JupyterLab in the notebook's)."""
 _PARTIAL = ".partial-"
+
+UNGUARDED = (
+    "worker processes load the script that started them: put its work, after its imports and functions, "
+    "below if __name__ == '__main__':"
+)
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; it takes the name only when the block ends without error.
+    """Yield a temporary path beside ``path``; it takes that name only when the block ends without an error.
 
-    On any error, a full disk among them, what was there before stays as it was.
+    On any error, such as a full disk, the old file stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_PARTIAL, suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f"{_PARTIAL}{uuid.uuid4().hex}{path.suffix}")
     try:
+        temporary.touch()
         yield temporary
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
-        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes files private
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # "no space left on device" alone tells nobody where
+        # "no space left on device" alone does not say where
+        error.filename = error.filename or str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers left half written; call it only while holding the folder's lock."""
+    """Remove the half-written files of killed processes; only for the holder of the folder's lock."""
     for path in folder.rglob(f"{_PARTIAL}*"):
         path.unlink(missing_ok=True)
 
@@ -50,23 +51,16 @@ class Busy(RuntimeError):
     """Another process works in this folder."""
 
 
-UNGUARDED = (
-    "worker processes load the script that started them: put what it does, after its imports and functions, "
-    "below if __name__ == '__main__':"
-)
-
-
 @contextmanager
 def locked(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Hold a folder alone. The lock is the system's, so it ends with the process that holds it, however.
+    """Hold a folder exclusively. The system releases the lock when its holder exits, even by a crash.
 
     Raises:
         Busy: another process holds it, and ``wait`` is False.
-        RuntimeError: the process is a worker that still loads the script of the one that started it.
+        RuntimeError: this is a worker process that is still loading the script of its parent.
     """
-    if getattr(
-        multiprocessing.current_process(), "_inheriting", False
-    ):  # would wait for its own parent for ever
+    # such a worker would wait for its own parent for ever
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(UNGUARDED)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
@@ -85,9 +79,9 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write the text, unless the file holds just that already (a shared folder may be read-only)."""
+    """Write the text, unless the file holds it already (a shared folder may be read-only)."""
     data = text.encode("utf-8")
-    if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
+    if path.is_file() and path.read_bytes() == data:
         return
     with atomic(path) as temporary:
         temporary.write_bytes(data)
@@ -97,13 +91,13 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: str | Path) -> str:
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def read_text(path: Path) -> str:
-    """A text file, with a clear error when it is missing or is not text."""
+    """The content of a text file, with a clear error when it is missing or is not text."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -112,10 +106,6 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path}: not a text file ({error})") from None
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-_UMASK = _umask()
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a list that are not empty, with their numbers; either line ending."""
+    return [(n, line.strip()) for n, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]

@@ -1,70 +1,70 @@
-"""Work in processes of its own, where a crash or a hang costs one job and nothing else."""
+"""Work in separate processes, where a crash or a hang costs one job and nothing else."""
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, wait
+from collections.abc import Callable, Generator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
 from videossl_core.data import files
+
+Job = TypeVar("Job")
 
 
 class Lost(RuntimeError):
     """A job has no result: its process died, or it took longer than allowed."""
 
 
-def quiet(items: Iterable, total: int, label: str, done: int = 0) -> Iterable:
-    """A progress display that shows nothing; see ``progress.progress`` for one that does."""
-    return items
+def map_unordered(
+    function: Callable[[Job], Any],
+    jobs: list[Job],
+    workers: int | None = None,
+    timeout: float | None = None,
+) -> Generator[tuple[Job, Any], None, None]:
+    """Pairs of a job and its result, or the ``Lost`` that took its place, in the order of completion.
 
-
-def each(
-    function: Callable[[Any], Any], jobs: Iterable, workers: int | None = None, timeout: float | None = None
-) -> Iterator[tuple[Any, Any]]:
-    """Pairs of a job and its result, or the exception that took its place, as they are done.
+    An exception that a job raises ends the others too.
 
     Args:
-        function: of a module, not of a notebook cell; it runs in other processes.
+        function: of a module, not of a notebook cell, since it runs in other processes.
         workers: how many of them; None is one per core.
         timeout: seconds that one job may take before its process is killed.
     """
     # forkserver: forking a process that has already decoded video or started threads may hang the child
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([function.__module__])
-    jobs = list(jobs)
     workers = max(1, min(workers or os.cpu_count() or 1, len(jobs)))
-    jobs = iter(jobs)
+    waiting = iter(jobs)
+    running: dict[Future, Job] = {}
     pool = ProcessPool(workers, context=context)
-    flying = {}
     try:
         while True:
-            for job in islice(jobs, 4 * workers - len(flying)):
-                flying[pool.schedule(function, args=[job], timeout=timeout)] = job
-            if not flying:
+            for job in islice(waiting, 4 * workers - len(running)):
+                running[pool.schedule(function, args=[job], timeout=timeout)] = job
+            if not running:
                 break
-            for future in wait(flying, return_when=FIRST_COMPLETED).done:
-                yield flying.pop(future), _outcome(future, timeout)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), _outcome(future, timeout)
     except BaseException:
         pool.stop()
         raise
     else:
-        pool.close()  # not stop: a process that is just starting would complain on the screen
+        pool.close()  # not stop: a process that is just starting would print a traceback
     finally:
         pool.join()
 
 
-def _outcome(future, timeout: float | None) -> Any:
-    error = future.exception()
-    if isinstance(error, BrokenProcessPool):
-        return RuntimeError(f"no worker process can start, see above why. In a script, {files.UNGUARDED}")
-    if error is None:
+def _outcome(future: Future, timeout: float | None) -> Any:
+    try:
         return future.result()
-    if isinstance(error, TimeoutError):
+    except BrokenProcessPool as error:
+        reason = f"no worker process can start; the cause is above. In a script, {files.UNGUARDED}"
+        raise RuntimeError(reason) from error
+    except TimeoutError:
         return Lost(f"time-out: not done within {timeout:g} s")
-    if isinstance(error, ProcessExpired):
+    except ProcessExpired as error:
         return Lost(f"crash: the process ended with exit code {error.exitcode}")
-    return error

@@ -1,127 +1,125 @@
-"""Where the videos of a data set are listed: official lists, folders, a CSV, one's own labels.
+"""Where the videos of a data set are listed: official lists, folders, a CSV, labels of your own.
 
-A new source is a function from parameters to rows and a row of SOURCES.
+A new source is a function from parameters to a ``Listing``, and a row of SOURCES.
 """
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from videossl_core.data import demo, labels
-from videossl_core.data.files import read_text
-from videossl_core.data.pool import quiet
+from videossl_core.data.files import read_lines
+from videossl_core.params import Params
 
-if TYPE_CHECKING:
-    from videossl_core.params import Params
-
-VIDEO_SUFFIXES = {".avi", ".mp4", ".m4v", ".mkv", ".webm", ".mov", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv",
-                  ".ts", ".mts", ".m2ts", ".3gp", ".3g2"}  # fmt: skip
+_VIDEO = re.compile(r"\.(avi|mp4|m4v|mkv|webm|mov|mpe?g|wmv|flv|ogv|m?ts|m2ts|3gp|3g2)\Z", re.IGNORECASE)
 
 Rows = list[tuple[str, str, str]]
 """(video, class name, split), the video as a POSIX path relative to the root, the split train or test."""
+
+
+class Listing(NamedTuple):
+    """The videos that a source lists, and all its classes in the order of their ids."""
+
+    rows: Rows
+    classes: list[str]
 
 
 class DatasetError(ValueError):
     """The files or lists of a data set do not fit together; the message names the file and the way out."""
 
 
-def _folder_of(path: Path | None, what: str) -> Path:
-    if path is None or not path.is_dir():
-        raise DatasetError(f"{path}: no such folder ({what})")
-    return path
+def _existing(folder: Path | None, what: str) -> Path:
+    if folder is None or not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder ({what})")
+    return folder
 
 
 def videos_below(folder: Path) -> list[str]:
-    """Links to folders are followed, but not round in a circle; hidden files and folders are passed over."""
-    found = []
-    for at, folders, names in os.walk(folder, followlinks=True):
-        here = Path(at)
-        above = {os.path.realpath(parent) for parent in (here, *here.parents)}
-        folders[:] = [f for f in folders if not f.startswith(".") and os.path.realpath(here / f) not in above]
-        found += [here / n for n in names if not n.startswith(".") and _suffix(n) in VIDEO_SUFFIXES]
-    return sorted(f.relative_to(folder).as_posix() for f in found)
-
-
-def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
+    """Links to folders are followed, but not in a circle; hidden files and folders are skipped."""
+    videos: list[Path] = []
+    for path, subfolders, names in os.walk(folder, followlinks=True):
+        parent = Path(path)
+        above = {os.path.realpath(p) for p in (parent, *parent.parents)}
+        visible = [name for name in subfolders if not name.startswith(".")]
+        subfolders[:] = [name for name in visible if os.path.realpath(parent / name) not in above]
+        videos += [parent / name for name in names if not name.startswith(".") and _VIDEO.search(name)]
+    return sorted(video.relative_to(folder).as_posix() for video in videos)
 
 
 def _subfolders(folder: Path) -> list[str]:
     return sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
 
 
-def alphabetical(names) -> list[str]:
+def alphabetical(names: Iterable[str]) -> list[str]:
     """Sorted by letters and digits only, the order in which Kinetics numbers its classes."""
     return sorted(names, key=lambda name: ("".join(c for c in name.lower() if c.isalnum()), name))
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a list file that are not empty, with their numbers; either line ending."""
-    return [(n, line.strip()) for n, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+def _by_name(rows: Rows) -> Listing:
+    return Listing(rows, alphabetical({name for _, name, _ in rows}))
 
 
-def _ucf101(p: "Params") -> tuple[Rows, list[str]]:
+def _ucf101(p: Params) -> Listing:
     """Official lists: classInd.txt, trainlist0N.txt (``Class/video.avi id``), testlist0N.txt."""
-    lists = _folder_of(p.lists, "lists: the official ucfTrainTestlist folder")
-    classes = []
-    for n, line in _lines(lists / "classInd.txt"):
-        number, _, name = line.partition(" ")
-        if not name or number != str(len(classes) + 1):
-            raise DatasetError(
-                f"{lists / 'classInd.txt'} line {n}: {line!r} is not '{len(classes) + 1} ClassName'"
-            )
+    lists = _existing(p.lists, "lists: the official ucfTrainTestlist folder")
+    path = lists / "classInd.txt"
+    classes: list[str] = []
+    for n, line in read_lines(path):
+        id, _, name = line.partition(" ")
+        if not name or id != str(len(classes) + 1):
+            raise DatasetError(f"{path} line {n}: {line!r} is not '{len(classes) + 1} ClassName'")
         classes.append(name)
     rows = []
     for split in ("train", "test"):
         path = lists / f"{split}list{p.split:02d}.txt"
-        for n, line in _lines(path):
-            video = line.rsplit(" ", 1)[0] if split == "train" else line
+        for n, line in read_lines(path):
+            video, *number = line.rsplit(" ", 1) if split == "train" else [line]
             name = PurePosixPath(video).parent.name
-            if name not in classes or (
-                split == "train" and line.rsplit(" ", 1)[1:] != [str(classes.index(name) + 1)]
-            ):
-                raise DatasetError(
-                    f"{path} line {n}: {line!r} is not a video of a class in classInd.txt with its id"
-                )
+            if name not in classes or (split == "train" and number != [str(classes.index(name) + 1)]):
+                raise DatasetError(f"{path} line {n}: {line!r} is not a video of a listed class with its id")
             rows.append((video, name, split))
-    return (_tuning(rows) if p.tune else rows), classes
+    return Listing(_tuning(rows) if p.tune else rows, classes)
 
 
 def _tuning(rows: Rows) -> Rows:
-    """The training videos alone, the last four groups of each class (v_Class_gNN_cNN.avi) as test videos: a
-    group's videos were cut from one, so that none may be on both sides."""
+    """Only the training videos, the last four groups of each class (v_Class_gNN_cNN.avi) as test videos: the
+    videos of a group were cut from one, so no group may be on both sides."""
     train = [(video, name, video.rsplit("_", 2)[1]) for video, name, split in rows if split == "train"]
-    last = {name: sorted({g for _, of, g in train if of == name})[-4:] for _, name, _ in train}
-    return [(video, name, "test" if group in last[name] else "train") for video, name, group in train]
+    groups: dict[str, set[str]] = {}
+    for _, name, group in train:
+        groups.setdefault(name, set()).add(group)
+    held_out = {name: sorted(groups[name])[-4:] for name in groups}
+    return [(video, name, "test" if group in held_out[name] else "train") for video, name, group in train]
 
 
-def _hmdb51(p: "Params") -> tuple[Rows, list[str]]:
+def _hmdb51(p: Params) -> Listing:
     """Official lists, one ``<class>_test_split<N>.txt`` a class: ``video.avi 1`` train, 2 test, 0 unused.
 
     ``hmdb51_pool = videossl`` trains on all videos that are not test videos, as the authors' lists do (5,236
     instead of the official 3,570 on split 1); results of the two pools must not be compared.
     """
-    lists = _folder_of(p.lists, "lists: the official testTrainMulti_7030_splits folder")
+    lists = _existing(p.lists, "lists: the official testTrainMulti_7030_splits folder")
     ending = f"_test_split{p.split}.txt"
-    paths = sorted(lists.glob(f"*{ending}"))
-    rows = []
-    for path in paths:
+    rows, classes = [], []
+    for path in sorted(lists.glob(f"*{ending}")):
         name = path.name.removesuffix(ending)
-        for n, line in _lines(path):
+        classes.append(name)
+        for n, line in read_lines(path):
             video, _, mark = line.rpartition(" ")
             if not video or mark not in ("0", "1", "2"):
                 raise DatasetError(f"{path} line {n}: {line!r} is not 'video.avi 0|1|2'")
             if mark != "0" or p.hmdb51_pool == "videossl":
                 rows.append((f"{name}/{video.strip()}", name, "test" if mark == "2" else "train"))
-    return rows, [path.name.removesuffix(ending) for path in paths]
+    return Listing(rows, classes)
 
 
-def _kinetics(p: "Params") -> tuple[Rows, list[str]]:
+def _kinetics(p: Params) -> Listing:
     """Folder per class below train/ and val/ (any case), or the official CSVs in ``lists``.
 
     A CSV has the columns label, youtube_id, time_start, time_end, split; its videos are
@@ -130,84 +128,76 @@ def _kinetics(p: "Params") -> tuple[Rows, list[str]]:
     """
     held_out = ("val", "validate", "test")
     if p.lists is None:
-        return _split_folders(p.root, held_out)
+        return _split_folders(p.videos_dir, held_out)
+    folders = {f.lower(): f for f in _subfolders(p.videos_dir)}
     rows = []
-    paths = (
-        [p.lists]
-        if p.lists.is_file()
-        else sorted(_folder_of(p.lists, "lists: the official CSV files").glob("*.csv"))
-    )
-    folders = {f.lower(): f for f in _subfolders(_folder_of(p.root, "root of the videos"))}
-    for path in paths:
-        table = _read_csv(path, ["label", "youtube_id", "time_start", "time_end", "split"])
-        for n, r in enumerate(table.itertuples(), 2):
-            if not (r.label and r.youtube_id and r.time_start.isdecimal() and r.time_end.isdecimal()):
+    for path in sorted(p.lists.glob("*.csv")) or [p.lists]:
+        cells = _read_csv(path, ["label", "youtube_id", "time_start", "time_end", "split"])
+        for n, (label, youtube_id, start, end, split) in enumerate(cells, 2):
+            if not (label and youtube_id and start.isdecimal() and end.isdecimal()):
                 raise DatasetError(f"{path} line {n}: needs a label, a youtube_id and whole seconds as times")
-            if r.split.lower() not in ("train", *held_out):
-                raise DatasetError(f"{path} line {n}: split {r.split!r} is not train, {', '.join(held_out)}")
-            folder = folders.get(r.split.lower(), folders.get(r.split.lower()[:3], r.split))
-            name = f"{r.youtube_id}_{int(r.time_start):06d}_{int(r.time_end):06d}.mp4"
-            label = r.label if (p.root / folder / r.label).is_dir() else r.label.replace(" ", "_")
-            rows.append((f"{folder}/{label}/{name}", r.label, r.split.lower()))
-    test = _held_out({split for *_, split in rows}, held_out, p.lists)
-    roles = {"train": "train", test: "test"}
-    rows = [(video, name, roles[split]) for video, name, split in rows if split in roles]
-    return rows, alphabetical({name for _, name, _ in rows})
+            role = split.lower()
+            if role not in ("train", *held_out):
+                raise DatasetError(f"{path} line {n}: split {split!r} is not train, {', '.join(held_out)}")
+            folder = folders.get(role, folders.get(role[:3], split))
+            subfolder = label if (p.videos_dir / folder / label).is_dir() else label.replace(" ", "_")
+            name = f"{youtube_id}_{int(start):06d}_{int(end):06d}.mp4"
+            rows.append((f"{folder}/{subfolder}/{name}", label, role))
+    roles = {"train": "train", _tested_on({role for *_, role in rows}, held_out, p.lists): "test"}
+    return _by_name([(video, name, roles[role]) for video, name, role in rows if role in roles])
 
 
-def _held_out(there: Iterable[str], preferred: tuple[str, ...], where: Path) -> str:
-    """The one of these splits that is tested on; a mix of two would be neither."""
-    found = [split for split in preferred if split in there]
-    if len(found) > 1:
-        warnings.warn(f"{where}: tested on {found[0]}; {', '.join(found[1:])} is left out", stacklevel=2)
-    return found[0] if found else ""
+def _tested_on(splits: Iterable[str], preferred: tuple[str, ...], where: Path) -> str:
+    """The first preferred one of these splits; a mix of two would be neither."""
+    existing = [split for split in preferred if split in splits]
+    if len(existing) > 1:
+        left_out = ", ".join(existing[1:])
+        warnings.warn(f"{where}: tested on {existing[0]}; {left_out} is left out", stacklevel=2)
+    return existing[0] if existing else ""
 
 
-def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
+def _read_csv(path: Path, columns: list[str], optional: tuple[str, ...] = ()) -> list[list[str]]:
+    """The cells of these columns, row by row; those of a missing optional column are empty."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors too
         raise DatasetError(f"{path}: not readable as CSV: {error}") from None
     if missing := [c for c in columns if c not in table.columns]:
         raise DatasetError(f"{path}: no column {', '.join(missing)}; it has {', '.join(table.columns)}")
-    return table
+    return table.reindex(columns=[*columns, *optional], fill_value="").to_numpy().tolist()
 
 
-def _split_folders(root: Path, held_out: tuple[str, ...]) -> tuple[Rows, list[str]]:
-    """Class folders below train/ and the first of these folders that there is, in any case."""
-    folders = {f.lower(): f for f in _subfolders(_folder_of(root, "root of the videos"))}
+def _split_folders(root: Path, held_out: tuple[str, ...]) -> Listing:
+    """Class folders below train/ and the first existing one of these folders, in any case."""
+    folders = {f.lower(): f for f in _subfolders(root)}
     rows = []
-    for split, there in (("train", "train"), ("test", _held_out(folders, held_out, root))):
-        folder = folders.get(there, there)
-        for name in _subfolders(root / folder) if there in folders else []:
+    for split, key in (("train", "train"), ("test", _tested_on(folders, held_out, root))):
+        folder = folders.get(key, "")
+        for name in _subfolders(root / folder) if folder else []:
             rows += [(f"{folder}/{name}/{v}", name, split) for v in videos_below(root / folder / name)]
-    return rows, alphabetical({name for _, name, _ in rows})
+    return _by_name(rows)
 
 
-def _folder(p: "Params") -> tuple[Rows, list[str]]:
+def _folder(p: Params) -> Listing:
     """Class folders below train/ and test/ or val/, or right below the root with a seeded held-out part."""
-    root = _folder_of(p.root, "root of the videos")
+    root = p.videos_dir
     names = {name.lower() for name in _subfolders(root)}
     if "train" in names and names <= {"train", "test", "val"}:
         return _split_folders(root, ("test", "val"))
     rows = [(f"{name}/{v}", name, "") for name in _subfolders(root) for v in videos_below(root / name)]
-    return _hold_out(rows, p.test_pct), alphabetical({name for _, name, _ in rows})
+    return _by_name(_hold_out(rows, p.test_pct))
 
 
-def _csv(p: "Params") -> tuple[Rows, list[str]]:
+def _csv(p: Params) -> Listing:
     """A CSV file ``lists`` with the columns video (relative to root), label, and perhaps split."""
-    table = _read_csv(p.lists, ["video", "label"]) if p.lists else None
-    if table is None:
+    if p.lists is None:
         raise DatasetError("source = 'csv' needs lists, the CSV file with the columns video, label[, split]")
-    splits = table["split"] if "split" in table.columns else [""] * len(table)
     rows = []
-    for n, (video, label, split) in enumerate(zip(table["video"], table["label"], splits, strict=True), 2):
+    for n, (video, label, split) in enumerate(_read_csv(p.lists, ["video", "label"], ("split",)), 2):
         if not video or not label or split not in ("", "train", "test"):
-            raise DatasetError(
-                f"{p.lists} line {n}: needs a video, a label, and train, test or nothing as split"
-            )
+            raise DatasetError(f"{p.lists} line {n}: needs a video, a label, and train, test or no split")
         rows.append((video, label, split))
-    return _hold_out(rows, p.test_pct), alphabetical({label for _, label, _ in rows})
+    return _by_name(_hold_out(rows, p.test_pct))
 
 
 def _hold_out(rows: Rows, test_pct: float) -> Rows:
@@ -221,31 +211,28 @@ def _hold_out(rows: Rows, test_pct: float) -> Rows:
     return list(table.itertuples(index=False, name=None))
 
 
-def _demo(p: "Params") -> tuple[Rows, list[str]]:
-    return _split_folders(p.videos_dir, ("test",))
-
-
-def _annotated(p: "Params") -> tuple[Rows, list[str]]:
+def _annotated(p: Params) -> Listing:
     """A folder of videos, most of them without a label, and the CSV of ``labels`` made in annotate.ipynb."""
-    known = labels.read(p.labels_file, p.classes, p.test_pct)
-    rows = [(video, name, split) for video, (name, split) in known.items() if split != "skip"]
-    for split, what in (("train", "labelled"), ("test", "held-out")):
-        if not any(s == split for _, _, s in rows):
-            raise DatasetError(f"{p.labels_file}: no {what} video yet; label some in annotate.ipynb")
-    classes = p.classes or alphabetical({name for _, name, _ in rows})
-    return rows + [(v, "", "train") for v in videos_below(p.videos_dir) if v not in known], classes
+    labelled = labels.read(p.labels_file, p.classes, p.test_pct)
+    rows = [(video, name, split) for video, (name, split) in labelled.items() if split != "skip"]
+    for needed, kind in (("train", "labelled"), ("test", "held-out")):
+        if not any(split == needed for *_, split in rows):
+            raise DatasetError(f"{p.labels_file}: no {kind} video yet; label some in annotate.ipynb")
+    classes = p.classes or _by_name(rows).classes
+    others = [(video, "", "train") for video in videos_below(p.videos_dir) if video not in labelled]
+    return Listing(rows + others, classes)
 
 
-def open_root(p: "Params", progress=quiet) -> Path:
+def open_root(p: Params) -> Path:
     """The folder of the videos, which are rendered first if they are the demo's."""
     root = p.videos_dir
     if p.source == "demo" or (p.source == "annotated" and p.root is None):
-        demo.render(root, p.demo_per_class, p.prep_workers, progress, class_folders=p.source == "demo")
-    return _folder_of(root, "root of the videos")
+        demo.render(root, p.demo_per_class, p.prep_workers, class_folders=p.source == "demo")
+    return _existing(root, "root of the videos")
 
 
-SOURCES: dict[str, Callable[["Params"], tuple[Rows, list[str]]]] = {
-    "demo": _demo,
+SOURCES: dict[str | None, Callable[[Params], Listing]] = {
+    "demo": lambda p: _split_folders(p.videos_dir, ("test",)),
     "ucf101": _ucf101,
     "hmdb51": _hmdb51,
     "kinetics": _kinetics,

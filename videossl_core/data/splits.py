@@ -4,66 +4,62 @@ import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from videossl_core.data import files
 from videossl_core.data.datasets import Index
-
-if TYPE_CHECKING:
-    from videossl_core.params import Params
+from videossl_core.params import Params
+from videossl_core.streams import Stream
 
 
 class SplitError(ValueError):
     """A label list does not fit the data set; the message names the file and line."""
 
 
-def _uniform(p: "Params", train: pd.DataFrame, index: Index) -> np.ndarray:
+def _share(count: int, pct: float) -> int:
+    return max(1, int(count * pct / 100 + 1e-9))
+
+
+def _uniform(p: Params, train: pd.DataFrame, index: Index) -> np.ndarray:
     """As the authors drew UCF101 and HMDB51: int(p % of all training videos), whatever their class."""
-    rng = np.random.default_rng([p.seed, 1])
-    return rng.permutation(len(train))[: max(1, int(len(train) * p.label_pct / 100 + 1e-9))]
+    rng = np.random.default_rng([p.seed, Stream.UNIFORM])
+    return rng.permutation(len(train))[: _share(len(train), p.label_pct)]
 
 
-def _stratified(p: "Params", train: pd.DataFrame, index: Index) -> np.ndarray:
+def _stratified(p: Params, train: pd.DataFrame, index: Index) -> np.ndarray:
     """As the authors drew Kinetics: int(p % of a class's training videos), and at least one of each."""
-    rng = np.random.default_rng([p.seed, 2])
-    chosen = []
-    for label in range(len(index.classes)):
-        of_class = np.flatnonzero(train.label == label)
-        n = max(1, int(len(of_class) * p.label_pct / 100 + 1e-9))
-        chosen.append(rng.permutation(of_class)[:n])
-    return np.concatenate(chosen)
+    rng = np.random.default_rng([p.seed, Stream.STRATIFIED])
+    groups = [np.flatnonzero(train.label == label) for label in range(len(index.classes))]
+    return np.concatenate([rng.permutation(group)[: _share(len(group), p.label_pct)] for group in groups])
 
 
-def _listed(p: "Params", train: pd.DataFrame, index: Index) -> np.ndarray:
+def _listed(p: Params, train: pd.DataFrame, index: Index) -> np.ndarray:
     path = p.label_list
+    assert path is not None, "Params sees to it"
     if path.is_dir():
         name = f"ssl_sub{{}}c_{p.label_pct:g}p_labeled0.lst"
         part, path = (path / name.format(len(c)) for c in (index.classes, index.all_classes))
         if part.exists() and _classes_in(part) <= set(index.classes):  # as many classes may be other ones
             path = part
         if not path.exists():
-            found = ", ".join(sorted(f.name for f in path.parent.glob("*_labeled0.lst"))) or "no such list"
-            raise SplitError(
-                f"{path}: no such file; the folder has {found}. Or draw: label_draw = stratified"
-            )
+            existing = ", ".join(sorted(f.name for f in path.parent.glob("*_labeled0.lst"))) or "no such list"
+            raise SplitError(f"{path}: no such file; there is {existing}. Or draw: label_draw = stratified")
     # where the index is what is on the disk, a copy that lacks videos shows only here
     return read_label_list(path, train, index, p.max_reject_pct if p.lists is None else 0)
 
 
-def _classes_in(path: Path) -> set[str]:
-    lines = files.read_text(path).splitlines()
-    return {PurePosixPath(line.rpartition("*")[0]).parent.name for line in lines if line.strip()}
-
-
 # One row per way to choose: (parameters, training videos, index) -> positions of the labelled ones.
-DRAWS: dict[str, Callable[["Params", pd.DataFrame, Index], np.ndarray]] = {
+DRAWS: dict[str, Callable[[Params, pd.DataFrame, Index], np.ndarray]] = {
     "list": _listed,
     "uniform": _uniform,
     "stratified": _stratified,
 }
+
+
+def _classes_in(path: Path) -> set[str]:
+    return {PurePosixPath(line.rpartition("*")[0]).parent.name for _, line in files.read_lines(path)}
 
 
 def _key(video: str) -> str:
@@ -76,69 +72,71 @@ def read_label_list(path: Path, train: pd.DataFrame, index: Index, missing_pct: 
     """Positions in ``train`` of the videos of a list in the authors' format, ``path*label`` a line.
 
     Ids may count from 0 (HMDB51, Kinetics) or from 1 (UCF101), over all classes of the data set or the
-    chosen ones; lines of classes that are left out of the index are passed over.
+    chosen ones; lines of classes that are left out of the index are skipped.
 
     Args:
-        missing_pct: so many lines, in percent, may name a video that is not a training video; a warning
+        missing_pct: percentage of lines that may name a video that is not a training video; a warning
             counts them.
 
     Raises:
-        SplitError: a line is malformed, repeats another, has a label that is not its class's, or too many
-            name a video that is not a training video.
+        SplitError: a line is malformed, repeats another, has another label than its class, or too many name a
+            video that is not a training video.
     """
-    position = {_key(video): i for i, video in enumerate(train.video)}
-    if len(position) < len(train):
-        raise SplitError(
-            f"{path}: two training videos have the same class folder and name; a list cannot tell them apart"
-        )
+    entries, missing = _read_entries(path, train, index)
+    if missing:
+        total = len(entries) + len(missing)
+        count = f"{missing[0]} ({len(missing)} of {total} such lines)"
+        if 100 * len(missing) > missing_pct * total:
+            limit = "max_reject_pct is how many may be missing, in %; " if missing_pct else ""
+            raise SplitError(f"{count}; {limit}label_draw = stratified draws among the existing videos")
+        warnings.warn(f"{count}: they are left out", stacklevel=2)
+    if not entries:
+        raise SplitError(f"{path}: no labelled video of the classes {', '.join(index.classes[:5])}")
+    names = {i: train.class_name.iloc[i] for i in entries}
+    # ids count from 0 or 1, over all classes of the data set or over the chosen ones (Kinetics-100)
+    schemes = [(classes, base) for classes in (index.all_classes, index.classes) for base in (0, 1)]
+    candidates = [{name: id for id, name in enumerate(classes, base)} for classes, base in schemes]
+    ids = max(candidates, key=lambda ids: sum(label == ids[names[i]] for i, (_, label) in entries.items()))
+    for i, (n, label) in entries.items():
+        if label != ids[names[i]]:
+            raise SplitError(
+                f"{path} line {n}: label {label} is not {ids[names[i]]}, that of {names[i]} elsewhere"
+            )
+    return np.array(list(entries))
+
+
+def _read_entries(path: Path, train: pd.DataFrame, index: Index) -> tuple[dict[int, tuple], list[str]]:
+    """Line and label by position in ``train``, and a message for each line that names no training video."""
+    positions = {_key(video): i for i, video in enumerate(train.video)}
+    if len(positions) < len(train):
+        raise SplitError(f"{path} cannot tell training videos apart that share their class folder and name")
     left_out = set(index.all_classes) - set(index.classes)
-    entries: list[tuple[int, int, int, str]] = []  # line, position in train, id, class name
-    seen: dict[int, int] = {}
+    entries: dict[int, tuple[int, int]] = {}
     missing: list[str] = []
-    for n, line in enumerate(files.read_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        video, star, label = line.strip().rpartition("*")
-        if not star or not video or not label.isascii() or not label.isdecimal():
-            raise SplitError(f"{path} line {n}: {line.strip()!r} is not 'path*label'")
+    for n, line in files.read_lines(path):
+        video, _, label = line.rpartition("*")
+        if not video or not label.isascii() or not label.isdecimal():
+            raise SplitError(f"{path} line {n}: {line!r} is not 'path*label'")
         if int(label) > len(index.all_classes):
             raise SplitError(
                 f"{path} line {n}: label {label} is outside the {len(index.all_classes)} classes"
             )
         if PurePosixPath(video).parent.name in left_out:
             continue
-        at = position.get(_key(video))
-        if at is None:
+        i = positions.get(_key(video))
+        if i is None:
             missing.append(f"{path} line {n}: {video!r} is not a training video of this data set and split")
-            continue
-        if at in seen:
-            raise SplitError(f"{path} line {n}: {video!r} stands in line {seen[at]} too")
-        seen[at] = n
-        entries.append((n, at, int(label), train.class_name.iloc[at]))
-    if missing:
-        count = f"{missing[0]} ({len(missing)} of {len(missing) + len(entries)} such lines)"
-        if 100 * len(missing) > missing_pct * (len(missing) + len(entries)):
-            way = "max_reject_pct is how many may be missing, in %; " if missing_pct else ""
-            raise SplitError(f"{count}; {way}label_draw = stratified draws among the videos that are here")
-        warnings.warn(f"{count}: they are left out", stacklevel=2)
-    if not entries:
-        raise SplitError(f"{path}: no labelled video of the classes {', '.join(index.classes[:5])}")
-    # ids count from 0 or 1, over all classes of the data set or over the chosen ones (Kinetics-100)
-    schemes = [(names, base) for names in (index.all_classes, index.classes) for base in (0, 1)]
-    ids = [{name: i + base for i, name in enumerate(names)} for names, base in schemes]
-    fits = max(ids, key=lambda of: sum(label == of[name] for _, _, label, name in entries))
-    for n, _, label, name in entries:
-        if label != fits[name]:
-            raise SplitError(
-                f"{path} line {n}: label {label} is not that of {name}, which is {fits[name]} elsewhere"
-            )
-    return np.array([at for _, at, _, _ in entries])
+        elif i in entries:
+            raise SplitError(f"{path} line {n}: {video!r} stands in line {entries[i][0]} too")
+        else:
+            entries[i] = n, int(label)
+    return entries, missing
 
 
-def make_split(p: "Params", index: Index) -> pd.DataFrame:
+def make_split(p: Params, index: Index) -> pd.DataFrame:
     """The index with a column ``role``: labelled, unlabelled or test."""
     table = index.table.copy()
-    train = table[(table.split == "train") & (table.label >= 0)]  # who has no label cannot show it
+    train = table[(table.split == "train") & (table.label >= 0)]  # others have no label that could be shown
     chosen = DRAWS[p.label_draw](p, train, index)
     table["role"] = np.where(table.split == "train", "unlabelled", "test")
     table.loc[train.index[chosen], "role"] = "labelled"
@@ -147,28 +145,24 @@ def make_split(p: "Params", index: Index) -> pd.DataFrame:
 
 def difference(was: pd.DataFrame, now: pd.DataFrame) -> str:
     """What differs between two splits, in words; empty if nothing does."""
-    both = was.merge(now, on="video", how="outer", suffixes=("_was", "_now"))
-    said = []
+    was, now = was.set_index("video"), now.set_index("video")
+    common = was.index.intersection(now.index)
+    parts = []
     for column in ("role", "class_name", "label"):
-        old, new = both[f"{column}_was"], both[f"{column}_now"]
-        changed = both[(old != new) & old.notna() & new.notna()]
-        if len(changed):
-            first = changed.iloc[0]
-            what = f"{column} was {first[f'{column}_was']} and is now {first[f'{column}_now']}"
-            said.append(f"{len(changed)} videos changed, such as {first.video}, whose {what}")
-    for which, missing in (("gone", "role_now"), ("new", "role_was")):
-        if len(found := both.video[both[missing].isna()]):
-            said.append(f"{len(found)} videos are {which}, such as {found.iloc[0]}")
-    return "; ".join(said)
+        old, new = was.loc[common, column], now.loc[common, column]
+        if len(changed := common[old != new]):
+            example = f"{changed[0]}, whose {column} was {old[changed[0]]} and is now {new[changed[0]]}"
+            parts.append(f"{len(changed)} videos changed, such as {example}")
+    groups = {"gone": was.index.difference(now.index), "new": now.index.difference(was.index)}
+    parts += [f"{len(v)} videos are {word}, such as {v[0]}" for word, v in groups.items() if len(v)]
+    return "; ".join(parts)
 
 
 def warn_without_label(split: pd.DataFrame, classes: list[str]) -> None:
     """A uniform draw can leave a class without any label (the authors' 5 % list of UCF101 does)."""
-    having = set(split.class_name[split.role == "labelled"])
-    if without := [c for c in classes if c not in having]:
-        warnings.warn(
-            f"no labelled video of {', '.join(without)}: the network cannot learn to name it", stacklevel=3
-        )
+    labelled = set(split.class_name[split.role == "labelled"])
+    if missing := ", ".join(c for c in classes if c not in labelled):
+        warnings.warn(f"no labelled video of {missing}: the network cannot learn to name it", stacklevel=3)
 
 
 def to_csv(split: pd.DataFrame) -> str:
@@ -176,9 +170,8 @@ def to_csv(split: pd.DataFrame) -> str:
 
 
 def from_csv(text: str) -> pd.DataFrame:
-    return pd.read_csv(
-        io.StringIO(text), dtype={"video": str, "class_name": str, "role": str}, keep_default_na=False
-    )
+    types = {"video": str, "class_name": str, "role": str}
+    return pd.read_csv(io.StringIO(text), dtype=types, keep_default_na=False)
 
 
 def split_hash(split: pd.DataFrame) -> str:

@@ -1,0 +1,282 @@
+"""How near the code is to what the machine can do, as ratios measured side by side: ``make bench``.
+
+Every round runs each contender for a moment, in turns, so that a busy machine slows all alike; what is
+reported is the median over the rounds and their range.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from benchmarks import baseline
+from videossl_core import evaluation, precision, prepare, training
+from videossl_core.batches import loader, prefetch
+from videossl_core.data import codec, files
+from videossl_core.data.frames import FrameStore, StoreSettings
+from videossl_core.devices import device, machine
+from videossl_core.params import ROOT, Params
+from videossl_core.sampling import read_clip
+from videossl_core.teacher import Classifier
+from videossl_lab import estimate, plots
+
+WHAT = {
+    "limit_share": "training loop's multiply-adds, of the machine's matrix product in the same format",
+    "loop_vs_bare": "training loop, of the bare forward, backward and step on a constant tensor",
+    "loop_vs_plain": "training loop, against a plain one that decodes, runs the teacher, computes in fp32",
+    "frame_store_vs_source": "reading random clips, frame store against the source video, one core",
+    "bytes_per_frame": "of the frame store, the teacher's frames included",
+    "eval_vs_bare": "evaluation, of the bare forward pass",
+    "prep_growth": "decoding with one process a core, against one process",
+}
+AIMS = {"loop_vs_bare": 0.97, "loop_vs_plain": 2.5, "frame_store_vs_source": 12.0, "eval_vs_bare": 0.95}
+
+
+def parameters(root: Path, outputs: Path, batch_size: int) -> Params:
+    """The paper's network and clips."""
+    return Params(
+        dataset="bench",
+        source="folder",
+        root=root,
+        outputs=outputs,
+        teacher="efficientnet_lite0",
+        label_pct=50,
+        batch_size=batch_size,
+        steps=100_000,
+        num_workers=0,
+    )
+
+
+def clips_per_second(work: Callable[[], int], at_least: float = 0.0, clock=time.perf_counter) -> float:
+    """Clips per second of ``clock``; ``time.process_time`` counts a core's seconds, however busy it is."""
+    start, clips = clock(), work()
+    while clock() - start < at_least:
+        clips += work()
+    return clips / (clock() - start)
+
+
+def side_by_side(works: list[Callable[[], int]], times: int) -> dict[Callable[[], int], float]:
+    """Clips per second of each, run in turns."""
+    seconds, clips = dict.fromkeys(works, 0.0), dict.fromkeys(works, 0)
+    for _ in range(times):
+        for work in works:
+            start = time.perf_counter()
+            clips[work] += work()
+            seconds[work] += time.perf_counter() - start
+    return {work: clips[work] / seconds[work] for work in works}
+
+
+def matmul_rate(dtype: torch.dtype, where: str, n: int = 2048) -> float:
+    """Multiply-adds per second of one large matrix product."""
+    a, b = (torch.randn(n, n, device=where).to(dtype) for _ in range(2))
+
+    def work() -> int:
+        out = a @ b
+        if where != "cpu":
+            torch.cuda.synchronize()
+        return out.shape[0]
+
+    work()
+    return clips_per_second(work, 0.7) * n * n
+
+
+def decoding(root: Path, outputs: Path, videos: list[str]) -> dict[str, float]:
+    """Decoding with one process and with one a core, into empty stores."""
+    rates = []
+    for workers in (1, os.cpu_count() or 1):
+        with tempfile.TemporaryDirectory(dir=outputs) as folder:
+            store = FrameStore(Path(folder), StoreSettings(136, 90, 8))
+            start = time.perf_counter()
+            store.add(videos, root, workers)
+            rates.append(len(videos) / (time.perf_counter() - start))
+    return {
+        "prep_videos_per_s_1_process": rates[0],
+        "prep_growth": rates[1] / rates[0],
+        "prep_frames_per_s": rates[1] * store.table.frames.mean(),
+    }
+
+
+class Contenders:
+    """The pieces of work that are compared; each method does one and returns how many clips that were."""
+
+    def __init__(self, p: Params, data: prepare.Data):
+        self.p, self.data, self.store, self.device = p, data, data.store, device(p)
+        self.trainer = training.Trainer(p, data)
+        self.network, self.optimizer = self.trainer.network, self.trainer.optimizer
+        self.feed = prefetch(loader(self.trainer.batches, p, self.device, sampler=range(p.steps)))
+        shape = (p.batch_size, 3, p.clip_frames, p.crop_size, p.crop_size)
+        clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=self.device)
+        # in the layout in which clips come
+        self.constant = clips.contiguous(memory_format=torch.channels_last_3d)
+        self.plain = baseline.Plain(p, data, self.device)
+        self.rng = np.random.default_rng(1)
+        self.test = data.rows("test")
+        whole = self.store.table.frames[self.test.video] // p.clip_frames
+        self.test_clips = len(self.test) + int(whole.sum())
+
+    def bare(self) -> int:
+        """Forward, backward and step on a constant batch."""
+        self.optimizer.zero_grad(set_to_none=True)
+        out = self.network(self.constant)
+        (-sum(o.log_softmax(-1)[:, 0].mean() for o in out.values())).backward()
+        self.optimizer.step()
+        return len(self.constant)
+
+    def loop(self) -> int:
+        """A step of our training."""
+        batch = next(self.feed)
+        batch.pop("step")
+        self.trainer.step({name: value.to(self.device) for name, value in batch.items()})
+        return self.p.batch_size
+
+    def evaluate(self) -> int:
+        evaluation.predict(self.network, self.p, self.test, self.data.classes, self.store, self.device)
+        return self.test_clips
+
+    def bare_forward(self) -> int:
+        """As many clips as ``evaluate`` sees, to a whole batch, through the network alone."""
+        batches = self.test_clips // len(self.constant)
+        self.network.eval()
+        with torch.inference_mode():
+            for _ in range(batches):
+                self.network(self.constant)
+        self.network.train()
+        return batches * len(self.constant)
+
+    def from_store(self) -> int:
+        """Read a random clip from the frame store."""
+        video = self.rng.choice(self.data.split.video)
+        length = self.p.clip_frames
+        start = int(self.rng.integers(0, self.store.table.frames[video] - length))
+        read_clip(self.store, video, np.arange(start, start + length))
+        return 1
+
+    def from_source(self) -> int:
+        """Decode a random clip of a source video."""
+        path = self.data.index.root / self.rng.choice(self.data.split.video)
+        clip = baseline.source_clip(path, self.rng, self.p.clip_frames)
+        np.stack([codec.pixels(frame, self.p.frame_size, self.p.frame_size) for frame in clip])
+        return 1
+
+
+def one_round(work: Contenders, classifier: Classifier) -> dict[str, float]:
+    """Every contender for a moment."""
+    rate = side_by_side([work.bare, work.loop], 4) | side_by_side([work.plain.step], 2)
+    loop = rate[work.loop]
+    name = work.trainer.precision.dtype
+    limit = matmul_rate(precision.DTYPES[name] or torch.float32, work.device)
+    evaluated, forward = side_by_side([work.evaluate, work.bare_forward], 2).values()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    read, decoded = (clips_per_second(w, 3, time.process_time) for w in (work.from_store, work.from_source))
+    torch.set_num_threads(threads)
+    pictures = torch.randint(0, 256, (64, 3, 224, 224), dtype=torch.uint8, device=work.device)
+    return {
+        "loop_clips_per_s": loop,
+        "loop_vs_bare": loop / rate[work.bare],
+        "loop_vs_plain": loop / rate[work.plain.step],
+        "matmul_gmacs_per_s_fp32": matmul_rate(torch.float32, work.device) / 1e9,
+        f"matmul_gmacs_per_s_{name}": limit / 1e9,
+        "limit_share": loop * estimate.macs(work.p, len(work.data.classes)) / limit,
+        "eval_vs_bare": evaluated / forward,
+        "frame_store_vs_source": read / decoded,
+        "teacher_frames_per_s": clips_per_second(lambda: len(classifier(pictures)), 2),
+    }
+
+
+def measure(root: Path, outputs: Path, batch_size: int, rounds: int) -> tuple[dict, str]:
+    """All ratios with the absolute figures that they are made of, and the profile of the training loop."""
+    p = parameters(root, outputs, batch_size)
+    outputs.mkdir(parents=True, exist_ok=True)
+    videos = [v.relative_to(root).as_posix() for v in sorted(root.rglob("*")) if v.is_file()]
+    rows = [decoding(root, outputs, videos) for _ in range(3)]
+    data = prepare.prepare(p, with_teacher=True)
+    frames = data.store.table
+    rows.append({"bytes_per_frame": float(frames.stored_bytes.sum() / frames.frames.sum())})
+    work, classifier = Contenders(p, data), Classifier(p.teacher).to(device(p))
+    for warm_up in (work.bare, work.loop, work.plain.step, work.bare_forward):
+        warm_up()
+    rows += [one_round(work, classifier) for _ in range(rounds)]
+    result = {
+        "format": str(work.trainer.precision),
+        "gmacs_per_clip_step": round(estimate.macs(p, len(data.classes)) / 1e9, 2),
+        "batch_size": batch_size,
+        "rounds": rounds,
+        "videos": len(videos),
+        "frames_per_video": float(frames.frames.mean()),
+        "machine": machine(work.device),
+    }
+    for name, values in pd.DataFrame(rows).items():
+        result[name] = round(float(values.median()), 4)
+        result[f"{name}_spread"] = [round(float(values.min()), 4), round(float(values.max()), 4)]
+    return result, profile_of(work.loop)
+
+
+def profile_of(work: Callable[[], int]) -> str:
+    """Where the time of three steps goes, by PyTorch's own profiler."""
+    with torch.profiler.profile() as prof:
+        for _ in range(3):
+            work()
+    return prof.key_averages().table(sort_by="self_cpu_time_total", row_limit=20, max_name_column_width=60)
+
+
+def table(result: dict) -> pd.DataFrame:
+    """A row for each ratio, with its range over the rounds and its aim."""
+    rows = [
+        (name, result[name], "{} to {}".format(*result[f"{name}_spread"]), AIMS.get(name, ""), what)
+        for name, what in WHAT.items()
+    ]
+    return pd.DataFrame(rows, columns=["ratio", "median", "range", "aim", "of what"]).set_index("ratio")
+
+
+def draw(result: dict) -> Figure:
+    """The ratios that have an aim, against it."""
+    figure, axis = plt.subplots(figsize=(7, 2.6))
+    names = list(AIMS)
+    share = [result[n] / AIMS[n] for n in names]
+    low, high = (np.array([result[f"{n}_spread"][i] / AIMS[n] for n in names]) for i in (0, 1))
+    ends = [np.subtract(share, low), np.subtract(high, share)]
+    axis.barh(names, share, xerr=ends, color="#0072b2")
+    axis.axvline(1, color="#d55e00")
+    axis.set(xlabel="median, as a share of the aim (line); whiskers: range")
+    axis.invert_yaxis()
+    for y, n in enumerate(names):
+        axis.text(0.02, y, f"{result[n]:.3g}", va="center", color="white")
+    return figure
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--root", type=Path, help="folder of class folders below train/ and test/, real videos"
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--into", type=Path, default=ROOT / "outputs" / "bench")
+    args = parser.parse_args(words)
+    plots.style()
+    with tempfile.TemporaryDirectory() as folder:
+        root = args.root or Path(folder) / "videos"
+        if not args.root:
+            baseline.make_videos(root, 24)
+        outputs = Path(folder).resolve() / "outputs"
+        result, profile = measure(root.resolve(), outputs, args.batch_size, args.rounds)
+    path = args.into / "bench.json"
+    files.write_text(path, json.dumps(result, indent=1) + "\n")
+    files.write_text(args.into / "profile.txt", profile + "\n")
+    plots.save(draw(result), args.into / "bench")
+    print(table(result).to_string())
+    print(f"\n{result['machine']}, {result['format']}, batch {result['batch_size']}; all figures: {path}")
+
+
+if __name__ == "__main__":
+    main()

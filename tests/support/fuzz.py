@@ -1,0 +1,386 @@
+"""Broken input by the thousand: ``make fuzz``. What comes in at the front door must not hang, crash, write
+outside its folder, or train on nothing without a word.
+
+Each kind of input has a function that tries ``n`` mutants and returns what went wrong, one line each.
+"""
+
+import random
+import signal
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from support import helpers
+import numpy as np
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import given as hypothesis_given
+from hypothesis import strategies as st
+from test_codec import encode
+
+from videossl_core import params, runs
+from videossl_core.data import datasets, splits
+from videossl_core.data.frames import FrameStore, StoreSettings
+
+# ---- Videos
+
+HEADERS = [
+    b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0\x00\x10JFIF", b"PK\x03\x04", b"%PDF-1.7\n", b"\x7fELF\x02\x01\x01",
+    b"RIFF\xff\xff\xff\xffAVI LIST", b"RIFF\x24\x00\x00\x00WAVEfmt ", b"\x1a\x45\xdf\xa3", b"OggS\x00\x02",
+    b"FLV\x01\x05\x00\x00\x00\x09", b"GIF89a", b"\x00\x00\x01\xba", b"G@\x00\x10", b"\x00\x00\x00\x18ftypmp42",
+    b"#EXTM3U\n#EXTINF:9,\nfile:///etc/passwd\n", b"ffconcat version 1.0\nfile /etc/passwd\n",
+    b"v=0\no=- 0 0 IN IP4 127.0.0.1\n", b"<?xml version='1.0'?><MPD>", b"\x1f\x8b\x08", b"ID3\x04",
+]  # fmt: skip
+
+
+def base_videos(folder: Path) -> list[Path]:
+    noise = np.random.default_rng(0).integers(0, 255, (16, 48, 64, 3), dtype=np.uint8)
+    kinds = [
+        ("h264.mp4", "libx264", "yuv420p", {}),
+        ("moov_first.mp4", "libx264", "yuv420p", {"movflags": "faststart"}),
+        ("mpeg4.avi", "mpeg4", "yuv420p", {}),
+        ("h264.mkv", "libx264", "yuv420p10le", {}),
+        ("vp9.webm", "libvpx-vp9", "yuv420p", {}),
+        ("ffv1.mkv", "ffv1", "bgr0", {}),
+        ("mpeg2.mpg", "mpeg2video", "yuv420p", {}),
+        ("h264.ts", "libx264", "yuv420p", {}),
+        ("flv1.flv", "flv", "yuv420p", {}),
+        ("moving.mov", "mjpeg", "yuvj420p", {}),
+    ]
+    return [encode(folder / name, noise, codec_name, fmt, options=o) for name, codec_name, fmt, o in kinds]
+
+
+def mutate_video(rng: random.Random, data: bytes, other: bytes) -> bytes:
+    b = bytearray(data)
+    kind = rng.randrange(8)
+    if kind == 0:  # flip bytes anywhere
+        for _ in range(rng.choice([1, 5, 50, 500])):
+            b[rng.randrange(len(b))] ^= 1 << rng.randrange(8)
+    elif kind == 1:  # in the header, where sizes and counts are
+        for _ in range(rng.choice([1, 3, 10])):
+            b[rng.randrange(min(400, len(b)))] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)])
+    elif kind == 2:
+        del b[rng.randrange(len(b)) :]
+    elif kind == 3:  # two files in one
+        b = (
+            b + other
+            if rng.random() < 0.5
+            else b[: rng.randrange(len(b))] + other[rng.randrange(len(other)) :]
+        )
+    elif kind == 4:
+        header = rng.choice(HEADERS)
+        b[: rng.choice([0, len(header)])] = header
+    elif kind == 5:  # the head of one format, the rest of another
+        b[: rng.choice([16, 64, 512])] = other[: rng.choice([16, 64, 512])]
+    elif kind == 6:  # a hole, or a piece twice
+        at, n = rng.randrange(len(b)), rng.choice([1, 7, 512, 4096])
+        b[at : at + n] = rng.choice([b"", bytes(len(b[at : at + n])), bytes(b[at : at + n]) * 2])
+    else:  # the last bytes, where indices are
+        for _ in range(rng.choice([1, 10])):
+            b[-rng.randrange(1, min(600, len(b)))] = rng.randrange(256)
+    return bytes(b)
+
+
+def videos(n: int, folder: Path, seed: int = 0) -> list[str]:
+    """Put n mutated videos into a frame store."""
+    rng = random.Random(seed)
+    bases = base_videos(folder / "bases")
+    root, names = folder / "root", []
+    root.mkdir()
+    for i in range(n):
+        base, other = rng.sample(bases, 2)
+        names.append(f"{i:05d}{rng.choice([base, base, other]).suffix}")
+        (root / names[-1]).write_bytes(mutate_video(rng, base.read_bytes(), other.read_bytes()))
+    before = helpers.tree(folder)
+    store = FrameStore(folder / "store", StoreSettings(32, 90, 4))
+    store.add(names, root, timeout=30)
+    wrong = [f"{name}: not in the table" for name in set(names) - set(store.table.index)]
+    for name, row in store.table.iterrows():
+        if row.reason:
+            if not row.reason.startswith(("unreadable", "no video", "zero", "truncated", "implausible")):
+                wrong.append(f"{name}: {row.reason}")  # a crash or a time-out: survived, but look at it
+            continue
+        try:
+            assert row.frames >= 1
+            for teacher, count in ((False, row.frames), (True, -(-row.frames // 4))):
+                assert len(store.images(name, np.arange(count), teacher)) == count
+        except Exception as error:
+            wrong.append(f"{name}: {row.frames} frames, but {error!r}")
+    after = {name: data for name, data in helpers.tree(folder).items() if not name.startswith("store/")}
+    usable = int((store.table.reason == "").sum())
+    if after != before:
+        wrong.append("something was written outside the store")
+    if not n // 20 < usable < n:
+        wrong.append(f"{usable} of {n} are usable: these mutants prove little")
+    return wrong
+
+
+# ---- Lists and parameter files
+
+NASTY = [
+    b"\x00", b"\xff\xfe", b"\n", b"\r", b"\t", b"*", b",", b'"', b"'", b" ", b"..", b"../../etc/passwd", b"/etc/passwd",
+    b"\\", b"-1", b"0", b"1", b"999999999999999999999", b"nan", b"1e999", b"\xc3\xa9", b"\xed\xa0\x80", b"%s%n", b"{}",
+    b"[", b"&a [*a, *a]", b"!!python/object/apply:os.system ['touch pwned']", b"? : - |", b"base: mine", b": ", b"#",
+    b"x" * 5000, b"None", b"true", b"\xe2\x80\xae", b"A.avi*1", b"null", b"~", b"<<: *a",
+]  # fmt: skip
+
+edits = st.lists(
+    st.tuples(
+        st.sampled_from(["insert", "replace", "delete", "flip", "double", "cut", "swap", "line"]),
+        st.integers(0, 10_000),
+        st.integers(0, 40),
+        st.sampled_from(NASTY) | st.binary(max_size=12),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def edited(data: bytes, changes) -> bytes:
+    for kind, at, n, piece in changes:
+        at %= len(data) + 1
+        lines = data.split(b"\n")
+        i, j = at % len(lines), n % len(lines)
+        if kind == "insert":
+            data = data[:at] + piece + data[at:]
+        elif kind == "replace":
+            data = data[:at] + piece + data[at + len(piece) :]
+        elif kind == "delete":
+            data = data[:at] + data[at + n :]
+        elif kind == "flip" and at < len(data):
+            data = data[:at] + bytes([data[at] ^ (1 << n % 8)]) + data[at + 1 :]
+        elif kind == "cut":
+            data = data[:at]
+        elif kind in ("double", "swap", "line"):
+            lines[i] = {"double": lines[i] + b"\n" + lines[i], "swap": lines[j], "line": piece}[kind]
+            data = b"\n".join(lines)
+    return data
+
+
+@contextmanager
+def no_longer_than(seconds: float):
+    """Raise TimeoutError in whatever takes longer."""
+
+    def late(*_):
+        raise TimeoutError(f"took longer than {seconds:g} s")
+
+    was = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, was)
+
+
+def tried(n: int, strategy, check) -> list[str]:
+    """Run a check on n examples of a strategy; hypothesis makes a failing one as small as it can."""
+    suppressed = list(HealthCheck)
+    phases = [Phase.generate, Phase.shrink]
+    options = settings(max_examples=n, deadline=None, database=None, derandomize=True, phases=phases)
+    run = settings(options, suppress_health_check=suppressed)(hypothesis_given(strategy)(check))
+    try:
+        run()
+    except Exception as error:
+        return [f"{type(error).__name__}: {error}; {getattr(error, '__notes__', '')}"]
+    return []
+
+
+def list_files(folder: Path) -> dict[str, tuple[dict, Path]]:
+    """Kinds of lists: the parameters that read one, and the file to mutate."""
+    names = [f"{c}/v_{c}_g0{g}_c01.avi" for c in ("Archery", "Surfing", "YoYo") for g in range(6)]
+    for name in names:
+        for root in ("train", "val", "."):
+            path = folder / "root" / root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    text: dict[str, str] = {}
+    classes = ["Archery", "Surfing", "YoYo"]
+    text["ucf/classInd.txt"] = "".join(f"{i} {c}\r\n" for i, c in enumerate(classes, 1))
+    ids = {c: i for i, c in enumerate(classes, 1)}
+    train, test = [n for n in names if "g05" not in n], [n for n in names if "g05" in n]
+    text["ucf/trainlist01.txt"] = "".join(f"{n} {ids[n.split('/')[0]]}\n" for n in train)
+    text["ucf/testlist01.txt"] = "".join(f"{n}\n" for n in test)
+    for c in classes:
+        of = [n.split("/")[1] for n in names if n.startswith(c)]
+        text[f"hmdb/{c}_test_split1.txt"] = "".join(f"{n} {1 + (i > 3)} \n" for i, n in enumerate(of))
+    rows = [f"{c},id{i:08d},{i},{i + 10},{s}" for c in classes for i in range(5) for s in ("train", "val")]
+    text["kinetics/all.csv"] = "label,youtube_id,time_start,time_end,split\n" + "\n".join(rows)
+    text["own/videos.csv"] = "video,label,split\n" + "".join(
+        f"{n},{n.split('/')[0]},{'test' if n in test else 'train'}\n" for n in names
+    )
+    text["labels/some.lst"] = "".join(f"videos/{n}*{ids[n.split('/')[0]]}\n" for n in train[::2])
+    for name, content in text.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    own = {"dataset": "fuzz", "root": folder / "root", "outputs": folder / "outputs", "method": "supervised"}
+    ucf = own | {"source": "ucf101", "lists": folder / "ucf"}
+    kinds = {name: (ucf, folder / name) for name in text if name.startswith("ucf")}
+    hmdb = own | {"source": "hmdb51", "lists": folder / "hmdb"}
+    kinds["hmdb"] = (hmdb, folder / "hmdb/Surfing_test_split1.txt")
+    kinds["kinetics"] = (
+        own | {"source": "kinetics", "lists": folder / "kinetics"},
+        folder / "kinetics/all.csv",
+    )
+    kinds["csv"] = (own | {"source": "csv", "lists": folder / "own/videos.csv"}, folder / "own/videos.csv")
+    listed = {"label_draw": "list", "label_list": folder / "labels/some.lst"}
+    kinds["labels"] = (ucf | listed, folder / "labels/some.lst")
+    return kinds
+
+
+def lists(n: int, folder: Path) -> list[str]:
+    """Read n mutated list files: an error that names the file, or a data set that can be trained on."""
+    kinds = list_files(folder)
+    originals = {name: path.read_bytes() for name, (_, path) in kinds.items()}
+    before, read = helpers.tree(folder), {name: [0, 0] for name in kinds}
+
+    def check(example):
+        name, changes = example
+        given, path = kinds[name]
+        path.write_bytes(edited(originals[name], changes))
+        try:
+            with no_longer_than(10):
+                p = params.load(**given)
+                index = datasets.read_index(p)
+                split = splits.make_split(p, index)
+        except (datasets.DatasetError, splits.SplitError):
+            read[name][1] += 1
+            return
+        except ValueError as error:
+            if str(path) not in str(error):
+                raise
+            read[name][1] += 1
+            return
+        finally:
+            path.write_bytes(originals[name])
+        read[name][0] += 1
+        assert {"labelled", "test"} <= set(split.role)
+        assert split.label.between(0, len(index.classes) - 1).all()
+        assert [index.classes[i] for i in split.label] == list(split.class_name)
+        assert not split.video.duplicated().any()
+        for video in split.video:
+            assert (p.root / video).resolve().is_relative_to(p.root), video
+        splits.from_csv(splits.to_csv(split))
+
+    wrong = tried(n, st.tuples(st.sampled_from(sorted(kinds)), edits), check)
+    if helpers.tree(folder) != before or Path("pwned").exists():
+        wrong.append("reading lists has written something")
+    if n > 500 and not all(min(counts) for counts in read.values()):
+        wrong.append(f"these mutants prove little (read, refused): {read}")
+    return wrong
+
+
+def parameter_files(n: int, folder: Path) -> list[str]:
+    """Load n mutated parameter files: ParameterError, or parameters whose runs stay in their folder."""
+    originals = {path.stem: path.read_bytes() for path in (params.ROOT / "params").glob("*.yaml")}
+    everything = params.Params(source="demo").model_dump(mode="json", exclude_none=True)
+    everything.pop("dataset")
+    originals["everything"] = "".join(f"{k}: {v}\n" for k, v in everything.items()).encode()
+    (folder / "params").mkdir(parents=True)
+    for name, content in originals.items():
+        (folder / "params" / f"{name}.yaml").write_bytes(content)
+    values = (
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats()
+        | st.text(max_size=9)
+        | st.lists(st.integers())
+    )
+    given = st.dictionaries(
+        st.sampled_from([*params.Params.model_fields, "base", "stepz"]), values, max_size=2
+    )
+    counts = [0, 0]
+
+    def check(example):
+        name, changes, extra = example
+        path = folder / "params" / "mine.yaml"
+        path.write_bytes(edited(originals[name], changes))
+        try:
+            with no_longer_than(10):
+                p = params.load(**{"dataset": "mine"} | extra)
+        except params.ParameterError as error:
+            if len(str(error)) > 20_000:
+                raise AssertionError("an error message of many pages") from error
+            counts[1] += 1
+            return
+        counts[0] += 1
+        assert p.run_dir.resolve().is_relative_to(p.outputs / p.dataset)
+        assert p.steps >= 1
+        assert p.batch_size >= 2
+        assert p.source is not None
+        p.model_dump_json()
+
+    was = params.ROOT
+    params.ROOT = folder
+    try:
+        before = helpers.tree(folder)
+        wrong = tried(n, st.tuples(st.sampled_from(sorted(originals)), edits, given | st.just({})), check)
+        (folder / "params" / "mine.yaml").unlink(missing_ok=True)
+        if helpers.tree(folder) != before or Path("pwned").exists():
+            wrong.append("reading parameters has written something")
+    finally:
+        params.ROOT = was
+    if n > 500 and min(counts) < n // 20:
+        wrong.append(f"these mutants prove little (read, refused): {counts}")
+    return wrong
+
+
+# ---- Caches and checkpoints
+
+
+def caches(n: int, folder: Path, seed: int = 0) -> list[str]:
+    """Damage frame files, the store's table and checkpoints: an error that names the file, or a rebuilt one."""
+    rng = random.Random(seed)
+    names = helpers.small_videos(folder / "videos", ["a.mp4", "b.mp4"])
+    store = FrameStore(folder / "store", StoreSettings(32, 90, 4))
+    store.add(names, folder / "videos", workers=1)
+    run = runs.Run(folder / "run")
+    run.write_checkpoint({"metrics": [], "log": [], "step": 1, "model": {"w": helpers.torch.ones(100)}})
+    targets = [store.path("a.mp4"), store.table_path, run.checkpoint]
+    originals = {path: path.read_bytes() for path in targets}
+    wrong = []
+    for i in range(n):
+        path = targets[i % 3]
+        path.write_bytes(mutate_video(rng, originals[path], originals[targets[(i + 1) % 3]]))
+        try:
+            with helpers.ignored_warnings():
+                if path == run.checkpoint:
+                    run.read_checkpoint()
+                elif path == store.table_path:
+                    FrameStore(folder / "store", store.settings)
+                else:
+                    store.images("a.mp4", np.arange(12))
+        except (ValueError, IndexError, runs.RunError) as error:
+            if str(path) not in str(error):
+                wrong.append(f"mutant {i} of {path.name}: {error!r} does not name the file")
+        except Exception as error:
+            wrong.append(f"mutant {i} of {path.name}: {error!r}")
+        finally:
+            path.write_bytes(originals[path])
+    return wrong
+
+
+KINDS = {videos: 1500, lists: 1500, parameter_files: 1500, caches: 600}
+
+
+def main() -> int:
+    passed = failed = 0
+    with tempfile.TemporaryDirectory() as name:
+        for kind, n in KINDS.items():
+            start = time.perf_counter()
+            folder = Path(name).resolve() / kind.__name__
+            folder.mkdir()
+            wrong = kind(n, folder)
+            print(*wrong, sep="\n", end="\n" if wrong else "")
+            seconds = time.perf_counter() - start
+            print(f"{kind.__name__:<16} {n} mutants, {len(wrong)} failed, {seconds:.0f} s", flush=True)
+            passed, failed = passed + n - len(wrong), failed + len(wrong)
+    print(f"{passed} passed, {failed} failed")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""Clips on their way to the network: the batch of a step, the clips of an evaluation, loaders for both."""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from videossl_core import needs, sampling
+from videossl_core.data.frames import FrameStore
+from videossl_core.distributed import Ranks
+from videossl_core.methods import Method
+from videossl_core.params import Params
+from videossl_core.teacher import Targets
+
+
+def stack_clips(clips: list[Tensor]) -> Tensor:
+    """(N, 3, T, H, W) of clips, colours innermost in memory: as they come, and as the network wants them."""
+    return torch.stack([clip.permute(1, 2, 3, 0) for clip in clips]).permute(0, 4, 1, 2, 3)
+
+
+def _stack(values: list[Tensor]) -> Tensor:
+    return stack_clips(values) if values[0].dim() == 4 else torch.stack(values)
+
+
+class Batches(Dataset):
+    """Item i is the batch of step i (``needs.Batch``); of several processes each takes its share.
+
+    Raises:
+        ValueError: there is no labelled video, or no unlabelled one although the method needs some.
+    """
+
+    def __init__(
+        self,
+        p: Params,
+        method: Method,
+        split: pd.DataFrame,
+        store: FrameStore,
+        targets: Targets | None,
+        ranks: Ranks | None = None,
+    ):
+        self.p, self.method, self.store, self.targets = p, method, store, targets
+        ranks = ranks or Ranks()
+        rows = [split[split.role == role] for role in ("labelled", "unlabelled")]
+        self.n_labelled, self.n_unlabelled = map(len, rows)
+        self.k = method.labelled_clips(p.batch_size)
+        self.u = p.batch_size - self.k
+        ranks.check_shares({"labelled": self.k, "unlabelled": self.u})
+        if not self.n_labelled:
+            raise ValueError("no labelled video: raise label_pct")
+        if self.u and not self.n_unlabelled:
+            raise ValueError(
+                f"{p.method} needs unlabelled videos, and label_pct = {p.label_pct:g} leaves none"
+            )
+        both = pd.concat(rows)
+        self.videos, self.labels = both.video.to_numpy(), both.label.to_numpy()
+        self.counts = store.table.frames.reindex(both.video).astype(int).to_numpy()
+        # every n-th labelled clip and every n-th unlabelled one, out of the draws for the whole batch
+        halves = (
+            range(ranks.rank, self.k, ranks.count),
+            range(self.k + ranks.rank, p.batch_size, ranks.count),
+        )
+        self.mine, self.mine_labelled = np.concatenate(halves).astype(int), len(halves[0])
+
+    def __len__(self) -> int:
+        return self.p.steps
+
+    def __getitem__(self, step: int) -> dict[str, Any]:
+        p = self.p
+        positions = sampling.videos_of_step(p.seed, step, 0, self.n_labelled, self.k)
+        if self.u:
+            unlabelled = sampling.videos_of_step(p.seed, step, 1, self.n_unlabelled, self.u)
+            positions = np.concatenate([positions, self.n_labelled + unlabelled])
+        positions = positions[self.mine]
+        draws = sampling.draws_of_step(p.seed, step, p.batch_size)
+        clips: list[Tensor] = []
+        needed: dict[str, list[Tensor]] = {}
+        for i, video, count in zip(self.mine, self.videos[positions], self.counts[positions], strict=True):
+            start = int(draws.start[i] * max(1, count - p.clip_frames + 1))
+            frames = sampling.clip_frames(int(count), start, p.clip_frames)
+            whole = sampling.read_clip(self.store, video, frames)
+            flip = p.hflip and bool(draws.flip[i] < 0.5)
+            clips.append(sampling.crop(whole, p.crop_size, draws.y[i], draws.x[i], flip))
+            clip = needs.Clip(p, int(i), bool(i < self.k), video, frames, whole, draws, self.targets)
+            for name, value in needs.draw(self.method.needs, clip).items():
+                needed.setdefault(name, []).append(value)
+        labels = torch.from_numpy(self.labels[positions])
+        return {
+            "step": step,
+            "clips": stack_clips(clips),
+            "labels": labels[: self.mine_labelled],
+            "hidden": labels[self.mine_labelled :],
+            **{name: _stack(values) for name, values in needed.items()},
+        }
+
+
+class EvalClips(Dataset):
+    """Every clip of the paper's protocol (4.1): per video the centre clip, then all consecutive ones.
+
+    Item i is (clip (3, T, H, W) uint8 cropped in the centre, position of its video, is it the centre clip).
+    """
+
+    def __init__(self, p: Params, videos: list[str], store: FrameStore):
+        self.p, self.videos, self.store = p, videos, store
+        self.counts = store.table.frames.reindex(videos).astype(int).to_numpy()
+        rows = []
+        for i, count in enumerate(self.counts):
+            rows.append((i, sampling.centre_start(count, p.clip_frames), True))
+            rows += [(i, start, False) for start in sampling.clip_starts(count, p.clip_frames, p.last_clip)]
+        self.rows = np.array(rows, dtype=np.int64).reshape(-1, 3)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int, bool]:
+        video, start, centre = self.rows[i]
+        frames = sampling.clip_frames(int(self.counts[video]), int(start), self.p.clip_frames)
+        clip = sampling.read_clip(self.store, self.videos[video], frames)
+        margin = (clip.shape[-1] - self.p.crop_size) // 2
+        part = clip[..., margin : margin + self.p.crop_size, margin : margin + self.p.crop_size]
+        return part, int(video), bool(centre)
+
+
+def _collate(items: list[tuple[Tensor, int, bool]]) -> tuple[Tensor, Tensor, Tensor]:
+    clips, videos, centres = zip(*items, strict=True)
+    return stack_clips(list(clips)), torch.tensor(videos), torch.tensor(centres)
+
+
+def prefetch(feed: Iterable) -> Iterator:
+    """The same items, each read in a thread while the one before is at work."""
+    with ThreadPoolExecutor(1) as thread:
+        items, end = iter(feed), object()
+        coming = thread.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, items, end)
+            yield item
+
+
+def loader(dataset: Dataset, p: Params, device: str, **options) -> DataLoader:
+    """A data loader for either data set above; the processes change the speed, never the content."""
+    workers = p.num_workers if p.num_workers is not None else (0 if device == "cpu" else 4)
+    if isinstance(dataset, Batches):
+        options["batch_size"] = None  # an item is a batch already
+    else:
+        options["collate_fn"] = _collate
+    return DataLoader(
+        dataset,
+        num_workers=workers,
+        multiprocessing_context="forkserver" if workers else None,
+        pin_memory=device.startswith("cuda"),
+        **options,
+    )

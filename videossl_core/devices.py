@@ -1,0 +1,67 @@
+"""Where a run computes: the device, its name, the same bits each time, and a stop button that waits."""
+
+import os
+import platform
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from videossl_core.params import Bookkeeping
+
+
+def device(p: Bookkeeping) -> str:
+    """``auto``: the GPU where there is one; each of several processes has its own."""
+    if p.device not in ("auto", "cuda"):
+        return p.device
+    if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        return f"cuda:{os.environ['LOCAL_RANK']}"
+    if p.device == "cuda":
+        return p.device
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def machine(device: str) -> str:
+    """The name of the processor that computes."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo") as f:
+            name = next(line.split(":")[1].strip() for line in f if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+@contextmanager
+def reproducible(strictly: bool) -> Iterator[None]:
+    """With ``strictly``, PyTorch takes algorithms that give the same bits each time, or raises an error.
+    A CPU does so anyway."""
+    was = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if strictly:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was[0])
+        torch.backends.cudnn.benchmark = was[1]
+
+
+@contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Ctrl+C or the kernel's stop button takes effect when the block ends: no step is left half done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = []
+    was = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, was)
+    if pressed:
+        raise KeyboardInterrupt

@@ -1,0 +1,129 @@
+"""What a loss may need besides the labelled clips, one row each: drawn, batched and forwarded here.
+
+A new need is a row of NEEDS, and its name in the ``needs`` of a row of ``methods.TERMS``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from videossl_core import sampling
+from videossl_core.params import Params
+from videossl_core.sampling import Draws
+from videossl_core.teacher import Targets
+
+Batch = dict[str, Tensor]
+"""One step's clips, labelled ones first: clips (B, 3, T, H, W) uint8, labels (K,), hidden (U,), the true
+labels of the unlabelled clips (-1 where nobody knows), which only the log may see, and a tensor for each
+need."""
+
+Outputs = dict[str, Tensor]
+"""What the network predicts, before any softmax: ``<head>`` (B, outputs) for the clips, ``<need>_<head>`` for
+the views that a need adds, ``ema_classes`` (B, C) of the averaged network."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip of the batch while it is read: number ``i`` of the whole batch, from these frames of the video.
+
+    ``whole`` (3, T, S, S) uint8 are the frames before the crop.
+    """
+
+    p: Params
+    i: int
+    labelled: bool
+    video: str
+    frames: np.ndarray
+    whole: Tensor
+    draws: Draws
+    targets: Targets | None
+
+
+@dataclass(frozen=True)
+class Need:
+    """A row of NEEDS.
+
+    ``draw`` gives what the batch holds of one clip under the need's name, or None for a clip without it.
+    ``views`` gives further clips for the one forward pass; their outputs are ``<need>_<head>``.
+    ``averaged`` gives outputs of the averaged network (mean teacher), without gradients.
+    ``heads`` are the network's further heads, name -> outputs, for a teacher of M classes.
+    ``passes`` is what it adds to the cost of a step, in forward and backward passes over the batch.
+    """
+
+    draw: Callable[[Clip], Tensor | None] | None = None
+    views: Callable[[Batch, Params], Tensor] | None = None
+    averaged: Callable[[nn.Module, Batch], Outputs] | None = None
+    heads: Callable[[int], dict[str, int]] = lambda teacher_classes: {}
+    passes: Callable[[Params], float] = lambda p: 0.0
+
+
+def _teacher(clip: Clip) -> Tensor:
+    """(M,) the teacher's softmax h(a) of one frame a of the clip (3.3)."""
+    assert clip.targets is not None
+    frame = clip.frames[int(clip.draws.frame[clip.i] * clip.p.clip_frames)]
+    return torch.from_numpy(clip.targets.of(clip.video, int(frame)))
+
+
+def _other_crop(clip: Clip) -> Tensor | None:
+    """(3, T, H, W) another crop of the same frames for the averaged network."""
+    if clip.p.mt_view == "same":
+        return None
+    draws, i = clip.draws, clip.i
+    flip = clip.p.hflip and bool(draws.other_flip[i] < 0.5)
+    return sampling.crop(clip.whole, clip.p.crop_size, draws.other_y[i], draws.other_x[i], flip)
+
+
+def _strong_view(clip: Clip) -> Tensor | None:
+    """(3, T, H, W) another crop, distorted; of the unlabelled clips only."""
+    if clip.labelled:
+        return None
+    draws, i = clip.draws, clip.i
+    crop = sampling.crop(clip.whole, clip.p.crop_size, draws.other_y[i], draws.other_x[i])
+    return sampling.strong_view(crop, draws, i)
+
+
+def _turn(clip: Clip) -> Tensor:
+    """() by how many quarters the clip is turned where it is shown at one rotation."""
+    return torch.tensor(int(clip.draws.turn[clip.i] * 4))
+
+
+def rotated_clips(batch: Batch, p: Params) -> slice:
+    """Which clips S4L turns: all, or the unlabelled ones."""
+    return slice(0 if p.s4l_rotate_on == "both" else len(batch["labels"]), None)
+
+
+def _turned(batch: Batch, p: Params) -> Tensor:
+    """The clips at their own rotation, or at 90, 180 and 270 degrees: the batch has the upright ones."""
+    which = rotated_clips(batch, p)
+    clips = batch["clips"][which]
+    if p.s4l_rotations == "all":
+        return torch.cat([torch.rot90(clips, turn, (3, 4)) for turn in (1, 2, 3)])
+    turns = batch["turn"][which].tolist()
+    return torch.stack([torch.rot90(c, turn, (2, 3)) for c, turn in zip(clips, turns, strict=True)])
+
+
+def _rotation_passes(p: Params) -> float:
+    return (3 if p.s4l_rotations == "all" else 1) * (1 if p.s4l_rotate_on == "both" else 0.5)
+
+
+def _of_average(ema: nn.Module, batch: Batch) -> Outputs:
+    return {"ema_classes": ema(batch.get("other", batch["clips"]))["classes"]}
+
+
+NEEDS: dict[str, Need] = {
+    "unlabelled": Need(),  # half of the batch (3.2)
+    "teacher": Need(_teacher, heads=lambda teacher_classes: {"embedding": teacher_classes}),
+    "other": Need(_other_crop, averaged=_of_average, passes=lambda p: 1 / 3),  # a forward pass alone
+    "strong": Need(_strong_view, views=lambda batch, p: batch["strong"], passes=lambda p: 0.5),
+    "turn": Need(_turn, views=_turned, heads=lambda _: {"rotation": 4}, passes=_rotation_passes),
+}
+
+
+def draw(names: tuple[str, ...], clip: Clip) -> dict[str, Tensor]:
+    """What the batch holds of this clip for each of these needs."""
+    drawn = {name: NEEDS[name].draw for name in names}
+    values = {name: function(clip) for name, function in drawn.items() if function is not None}
+    return {name: value for name, value in values.items() if value is not None}

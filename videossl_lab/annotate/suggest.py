@@ -1,0 +1,76 @@
+"""Which video to label next."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from videossl_core.data.labels import Rows
+
+BALANCE = 2
+"""How much a video that looks like a class with no label counts more than one like the class with most."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How alike videos are: 1 for the same distribution over the teacher's classes, 0 for disjoint ones.
+
+    ``roots`` (V, M) are the square roots of the distributions, so that likeness is their product;
+    ``crowd`` (V,) is the summed likeness to the five nearest videos.
+    """
+
+    roots: np.ndarray
+    crowd: np.ndarray
+
+    @classmethod
+    def of(cls, softmax: np.ndarray) -> "Likeness":
+        """From the teacher's mean softmax of each video, (V, M)."""
+        roots = np.sqrt(softmax / softmax.sum(1, keepdims=True))
+        parts = np.array_split(roots, 1 + len(roots) // 1000)
+        # The most similar one, left out here, is the video itself.
+        nearest = [np.sort(part @ roots.T, axis=1)[:, -6:-1].sum(1) for part in parts]
+        return cls(roots, np.concatenate(nearest))
+
+
+def suggest(
+    videos: list[str],
+    likeness: Likeness,
+    rows: Rows,
+    classes: list[str],
+    predictions: pd.DataFrame | None = None,
+) -> tuple[str, str]:
+    """The video whose label is worth most, and why in a few words; ("", "") if none is left.
+
+    After a training, prefers a small margin between the two likeliest classes. Before, prefers diverse but
+    not outlying videos. Either way, videos of rare classes come sooner; the class is the predicted one, or
+    that of the most similar labelled video.
+
+    Args:
+        likeness: of these videos, in this order.
+        rows: videos that have a label or are skipped already.
+        predictions: of an earlier training, by video: predicted, margin. A video without one has margin 0.
+    """
+    left = np.array([i for i, video in enumerate(videos) if video not in rows], dtype=int)
+    if not len(left):
+        return "", ""
+    labelled = [i for i, video in enumerate(videos) if video in rows]
+    if predictions is not None:
+        latest = predictions.reindex([videos[i] for i in left])
+        margin, guesses = latest.margin.fillna(0).to_numpy(), latest.predicted.fillna("")
+        score = 1 - margin
+        reasons = [
+            f"taken for {name}, margin {m:.2f}" if name else "new since the last training"
+            for name, m in zip(guesses, margin, strict=True)
+        ]
+    elif labelled:
+        alike = likeness.roots[left] @ likeness.roots[labelled].T
+        score = (1 - alike.max(1)) * likeness.crowd[left]
+        guesses = [rows[videos[labelled[i]]][0] for i in alike.argmax(1)]
+        reasons = ["unlike those seen so far"] * len(left)
+    else:
+        return videos[left[likeness.crowd[left].argmax()]], "a typical video to begin with"
+    count = {name: sum(label == name for label, _ in rows.values()) for name in classes}
+    most = max(1, *count.values())
+    rarity = np.array([1 - count.get(name, most) / most for name in guesses])
+    best = int((score * (1 + BALANCE * rarity)).argmax())
+    return videos[left[best]], reasons[best]

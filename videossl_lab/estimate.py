@@ -1,0 +1,106 @@
+"""What a data set will cost in disk and hours, by the rates that ``make bench`` measured."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from videossl_core import models
+from videossl_core.data import codec, datasets
+from videossl_core.methods import METHODS
+from videossl_core.needs import NEEDS
+from videossl_core.params import ROOT, Params
+from videossl_core.teacher import IMAGENET_CLASSES
+
+
+@dataclass(frozen=True)
+class Cost:
+    """``gigabytes`` of the frame store, hours of decoding, of the teacher, and of training one run."""
+
+    videos: int
+    gigabytes: float
+    decoding: float
+    teacher: float
+    training: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.videos} videos: about {self.gigabytes:.3g} GB of frames, {_hours(self.decoding)} of "
+            f"decoding, {_hours(self.teacher)} of the teacher's time; one training run takes about "
+            f"{_hours(self.training)}"
+        )
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.3g} h" if hours >= 1 else f"{60 * hours:.2g} min"
+
+
+def rates() -> dict:
+    """What ``make bench`` measured on this machine, or else the published figures."""
+    for folder in (ROOT / "outputs" / "bench", ROOT / "outputs" / "reference" / "bench"):
+        try:
+            return json.loads((folder / "bench.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+    raise FileNotFoundError("no outputs/bench/bench.json: run make bench")
+
+
+def macs(p: Params, classes: int = 101) -> float:
+    """Multiply-adds of a training step of the method, per clip of its batch: one pass forward and backward,
+    and the further ones that its losses need."""
+    method = METHODS[p.method]
+    heads = method.heads(classes, len(IMAGENET_CLASSES))
+    one = _macs(p.backbone, p.shortcut, p.width, p.clip_frames, p.crop_size, tuple(heads.items()))
+    return one * (1 + sum(NEEDS[name].passes(p) for name in method.needs))
+
+
+@cache
+def _macs(backbone: str, shortcut: str, width: float, frames: int, side: int, heads: tuple) -> float:
+    """Multiply-adds of one clip, forward and backward. Nothing is computed."""
+    with torch.device("meta"):
+        network = models.VideoNet(backbone, dict(heads), shortcut, width)
+        clips = torch.zeros(2, 3, frames, side, side, dtype=torch.uint8)
+    with FlopCounterMode(display=False) as counter:
+        sum(logits.sum() for logits in network(clips).values()).backward()
+    return counter.get_total_flops() / 2 / len(clips)
+
+
+def frames_per_video(index: datasets.Index, sample: int = 12) -> float:
+    """Mean over a few videos, by their headers; 0 where none can be read."""
+    counts = []
+    step = max(1, len(index.table) // sample)
+    for video in index.table.video[::step][:sample]:
+        try:
+            counts.append(codec.stated_frames(index.root / video))
+        except codec.VideoError:
+            continue
+    return sum(counts) / len(counts) if counts else 0.0
+
+
+def cost(p: Params, videos: int, frames: float) -> Cost:
+    """Scale the measured rates by frames, pixels and multiply-adds; evaluation on the way is not counted."""
+    rate = rates()
+    total = videos * frames
+    stored = 0.8 * (p.frame_size / 136) ** 2 + 0.2  # a fifth is the teacher's frames
+    slowdown = macs(p) / (rate["gmacs_per_clip_step"] * 1e9)
+    return Cost(
+        videos,
+        gigabytes=total * rate["bytes_per_frame"] * stored / 1e9,
+        decoding=total / rate["prep_frames_per_s"] / 3600,
+        teacher=total / p.teacher_stride / rate["teacher_frames_per_s"] / 3600,
+        training=p.steps * p.batch_size * slowdown / rate["loop_clips_per_s"] / 3600,
+    )
+
+
+def of_index(p: Params, index: datasets.Index) -> str:
+    """What preparing and training will cost, in a sentence; what is on disk already costs nothing."""
+    try:
+        machine = rates()["machine"]
+    except FileNotFoundError as error:
+        return f"no estimate: {error}"
+    frames = frames_per_video(index)
+    if not frames:
+        return "no estimate: none of a dozen videos could be read"
+    return f"{cost(p, len(index.table), frames)}. Measured on {machine}; what is on disk is not done again."

@@ -1,0 +1,86 @@
+"""One notebook executed by papermill, on a GPU of its own where there are several: ``make grid`` calls it.
+
+It imports little, because it is a process beside the notebook's own.
+"""
+
+import argparse
+import os
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import papermill
+import torch
+import yaml
+from filelock import FileLock, Timeout
+
+from videossl_core.params import ROOT
+
+
+def execute(notebook: str, target: Path, **values) -> Path:
+    """Run ``notebooks/<notebook>.ipynb`` with these parameters and print how long it took.
+
+    Raises:
+        PapermillExecutionError: a cell failed; the executed notebook ``target`` shows which.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    print(f"{target.stem:<24}", end="", flush=True)
+    source = ROOT / "notebooks" / f"{notebook}.ipynb"
+    # The kernel logs errors only: it warns of each local connection.
+    papermill.execute_notebook(source, target, values, progress_bar=False, extra_arguments=["--log-level=40"])
+    print(f"{time.perf_counter() - start:5.0f} s   {target}", flush=True)
+    return target
+
+
+def pairs(words: str | list[str]) -> dict[str, str]:
+    """``-p name value ...`` as a dictionary."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("-p", nargs=2, action="append", default=[], dest="pairs")
+    return dict(parser.parse_args(shlex.split(words) if isinstance(words, str) else words).pairs)
+
+
+def parse(words: str | list[str]) -> dict:
+    """``-p name value ...`` with the values as YAML reads them, which is how papermill does."""
+    return {name: yaml.safe_load(value) for name, value in pairs(words).items()}
+
+
+@contextmanager
+def one_gpu(folder: Path) -> Iterator[None]:
+    """Take a GPU of this machine that no other notebook has; one that a scheduler has chosen stays.
+
+    Raises:
+        RuntimeError: all are taken.
+    """
+    if "CUDA_VISIBLE_DEVICES" in os.environ or (count := torch.cuda.device_count()) < 2:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        lock = FileLock(folder / f".gpu{i}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(i)  # the kernel inherits it
+        try:
+            yield
+        finally:
+            lock.release()
+        return
+    raise RuntimeError(f"all {count} GPUs of this machine are taken; run fewer at once (--resources gpu=N)")
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m videossl_lab.execute", description="Run one notebook.")
+    parser.add_argument("notebook", choices=[path.stem for path in (ROOT / "notebooks").glob("*.ipynb")])
+    parser.add_argument("target", type=Path, help="the executed notebook")
+    args, others = parser.parse_known_args(words)
+    with one_gpu(args.target.parent):
+        execute(args.notebook, args.target, **parse(others))
+
+
+if __name__ == "__main__":
+    main()

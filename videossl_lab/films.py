@@ -1,0 +1,48 @@
+"""Stored videos and any pictures as films that a browser plays, in the page itself."""
+
+import base64
+import io
+import tempfile
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from videossl_core.data import codec, frames
+
+
+def picture(jpeg: bytes) -> np.ndarray:
+    """(height, width, 3) uint8"""
+    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+
+
+@lru_cache(maxsize=256)
+def film(store: frames.FrameStore, video: str, caption: str = "", width: int = 160) -> str:
+    """HTML that plays the stored frames of a video, at most the first ten seconds."""
+    row = store.table.loc[video]
+    fps = float(row.fps) or 25.0
+    numbers = np.arange(min(int(row.frames), round(10 * fps)))
+    return player(map(picture, store.read(video, numbers)), fps, caption, width)
+
+
+def player(pictures: Iterable[np.ndarray], fps: float, caption: str = "", width: int = 160) -> str:
+    """HTML that plays pictures, (height, width, 3) uint8."""
+    even = (p[: p.shape[0] // 2 * 2, : p.shape[1] // 2 * 2] for p in pictures)  # as H.264 needs them
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        codec.write(path, even, fps)
+        return playing(path.read_bytes(), caption, width)
+
+
+def playing(mp4: bytes, caption: str = "", width: int = 160) -> str:
+    """HTML that plays the bytes of a film, with an HTML caption below."""
+    data = base64.b64encode(mp4).decode()
+    box = f"display:inline-block;margin:4px;width:{width}px;vertical-align:top"
+    text = "font-size:80%;line-height:1.4;overflow-wrap:anywhere"
+    return (
+        f'<figure style="{box}"><video width="{width}" controls loop muted autoplay '
+        f'playsinline src="data:video/mp4;base64,{data}"></video>'
+        f'<figcaption style="{text}">{caption}</figcaption></figure>'
+    )

@@ -1,0 +1,142 @@
+"""The cells of the paper's grid, or of a declared one; the ``Snakefile`` puts them in order."""
+
+import shlex
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import yaml
+
+from videossl_core import params
+from videossl_core.params import ROOT, ParameterError
+from videossl_lab import estimate, paper, results
+from videossl_lab.execute import pairs, parse
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What ``make grid`` runs.
+
+    Attributes:
+        cells: by name the parameters of each run, in the order in which they start.
+        given: further parameters of every notebook.
+        rest: whether the published cells are left out.
+    """
+
+    dataset: str
+    cells: dict[str, dict]
+    given: dict[str, str]
+    rest: bool
+
+    @classmethod
+    def of(cls, config: dict) -> "Grid":
+        """The cells that ``params/grids/<grid>.yaml`` declares, or else the paper's fractions, methods and
+        three seeds. ``methods``, ``fractions`` and ``seeds`` select among them; ``rest`` leaves out those
+        whose results are published.
+
+        Raises:
+            ParameterError: a method or a grid does not exist, a cell is there twice, or no cell is left.
+        """
+        only = {name: _list(config.get(name)) for name in ("methods", "fractions", "seeds")}
+        if config.get("grid"):
+            dataset, blocks = _declared(config["grid"])
+        else:
+            dataset = config.get("dataset") or "demo"
+            blocks = [{name: values for name, values in only.items() if values}]
+        table = paper.paper_results()
+        usual = {
+            "methods": list(dict.fromkeys(table.method)),
+            "fractions": sorted(set(table.label_pct[table.dataset == dataset])) or [10],
+            "seeds": [0, 1, 2],
+        }
+        cells: dict[str, dict] = {}
+        for block in blocks:
+            changes = {name: value for name, value in block.items() if name not in usual}
+            axes = [
+                [value for value in block.get(name, values) if not only[name] or str(value) in only[name]]
+                for name, values in usual.items()
+            ]
+            for method, pct, seed in product(*axes):
+                cell = {"dataset": dataset, "method": method, "label_pct": pct, "seed": seed}
+                named = cell | {"variant": changes.get("variant", "")}
+                name = _slug(params.check(params.WhichRun, named, "the grid").run_name)
+                if name in cells:
+                    raise ParameterError(f"the grid has the cell {name} twice: name a variant")
+                cells[name] = cell | changes
+        if config.get("rest"):
+            published = {_slug(results.run_name(row)) for row in results.published(dataset).itertuples()}
+            cells = {name: cell for name, cell in cells.items() if name not in published}
+        if not cells:
+            others = "; all others are published" if config.get("rest") else ""
+            raise ParameterError(f"grid of {dataset}: no cell with {only}{others}")
+        return cls(dataset, cells, pairs(config.get("given") or ""), bool(config.get("rest")))
+
+    def parameters(self, **values) -> params.Params:
+        """What a notebook makes of these values and ``given``."""
+        return params.load(**{"dataset": self.dataset} | values | parse(_words(self.given)))
+
+    @property
+    def folder(self) -> Path:
+        """Executed notebooks, and a mark for each that is done."""
+        p = self.parameters()
+        return p.outputs / self.dataset / (f"grid@{p.variant}" if p.variant else "grid")
+
+    @property
+    def prepare(self) -> str:
+        """Words that give ``data_prep`` its parameters."""
+        first = next(iter(self.cells.values()))
+        return _words({"dataset": self.dataset, "label_pct": first["label_pct"]} | self.given)
+
+    def train(self, name: str) -> str:
+        return _words(self.cells[name] | self.given)
+
+    def evaluate(self, name: str) -> str:
+        """Words for ``evaluate``, which takes only what names a run."""
+        return _words(_which(self.cells[name] | self.given))
+
+    @property
+    def figures(self) -> str:
+        """Words for ``paper_figures``, which shows the whole grid, published cells too."""
+        shown = {"datasets": self.dataset} | ({"published": True} if self.rest else {})
+        return _words(shown | _which(self.given))
+
+    def hours(self) -> float:
+        """Time to train all cells one after another, by the rates that ``make bench`` measured."""
+        return sum(estimate.cost(self.parameters(**cell), 0, 0).training for cell in self.cells.values())
+
+    def failed(self) -> list[tuple[str, Path]]:
+        """Cells that were tried and are not done, with the executed notebook that shows why."""
+        steps = [f"{step}-{name}" for name in self.cells for step in ("train", "evaluate")]
+        notebooks = [self.folder / f"{step}.ipynb" for step in steps]
+        undone = [path for path in notebooks if path.exists() and not path.with_suffix(".done").exists()]
+        return [(path.stem.replace("-", " ", 1), path) for path in undone]
+
+
+def _words(values: dict) -> str:
+    """``-p name value ...``, quoted for the shell."""
+    return " ".join(f"-p {name} {shlex.quote(str(value))}" for name, value in values.items())
+
+
+def _which(values: dict) -> dict:
+    return {name: value for name, value in values.items() if name in params.WhichRun.model_fields}
+
+
+def _slug(run_name: str) -> str:
+    """``videossl@T1-10-seed0``: a run's name as part of a file name."""
+    return run_name.replace("/", "-")
+
+
+def _declared(name: str) -> tuple[str, list[dict]]:
+    """Data set and blocks of ``params/grids/<name>.yaml``: each its methods, fractions and seeds where they
+    are not the paper's, and parameters."""
+    path = ROOT / "params" / "grids" / f"{name}.yaml"
+    if not path.exists():
+        hint = params.nearest(name, [other.stem for other in path.parent.glob("*.yaml")])
+        raise ParameterError(f"grid = {name!r}: there is no {path}{hint}")
+    declared = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return declared["dataset"], declared["runs"]
+
+
+def _list(value) -> list[str]:
+    """``a,b`` as make gives it."""
+    return [part.strip() for part in str(value or "").split(",") if part.strip()]

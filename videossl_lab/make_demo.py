@@ -1,0 +1,58 @@
+"""A study of one data set from nothing to its report, which is what ``make demo`` runs.
+
+``python -m videossl_lab.make_demo demo --seed 0`` executes the notebooks in order, prints the results, and
+makes the report's page.
+"""
+
+import argparse
+import sys
+
+import pandas as pd
+from papermill.exceptions import PapermillExecutionError
+
+from videossl_core import params, runs
+from videossl_core.methods import METHODS
+from videossl_lab import report
+from videossl_lab.execute import execute
+
+COMPARED = ("supervised", "videossl")
+
+
+def run_all(p: params.Params) -> None:
+    """Prepare, train and evaluate the two compared methods, and make the figures of their runs."""
+    folder = p.outputs / p.dataset / "notebooks" / f"seed{p.seed}"
+    which = {"dataset": p.dataset, "label_pct": p.label_pct, "seed": p.seed}
+    execute("data_prep", folder / "1_data_prep.ipynb", **which)
+    for number, notebook in ((2, "train"), (3, "evaluate")):
+        for method in COMPARED:
+            execute(notebook, folder / f"{number}_{notebook}_{method}.ipynb", **which, method=method)
+    execute("qualitative", folder / "4_qualitative.ipynb", **which)
+    shown = {"datasets": p.dataset, "label_pct": p.label_pct, "seed": p.seed}
+    execute("paper_figures", folder / "5_paper_figures.ipynb", **shown)
+
+
+def result_table(p: params.Params) -> pd.DataFrame:
+    """Clip and video top-1 of the compared methods' runs with these parameters, and the difference."""
+    table = runs.find(p.outputs, p.dataset).query("label_pct == @p.label_pct and seed == @p.seed")
+    table = table.set_index("method").loc[list(COMPARED), ["clip_top1", "video_top1"]]
+    table.loc["gain"] = table.loc[COMPARED[1]] - table.loc[COMPARED[0]]
+    return table.rename(index={name: METHODS[name].title for name in COMPARED}).rename_axis(None).round(1)
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m videossl_lab.make_demo", description=__doc__)
+    parser.add_argument("dataset", help="a file params/<dataset>.yaml")
+    parser.add_argument("--label-pct", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    p = params.load(**vars(parser.parse_args(words)))
+    try:
+        run_all(p)
+        page = report.make(p.dataset, p.outputs)
+    except PapermillExecutionError as error:
+        sys.exit(f"\n{error}")
+    print(f"\n{p.dataset}, {p.label_pct:g} % labels, seed {p.seed}, top-1 in percent\n\n{result_table(p)}\n")
+    print(f"Report: {page}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""What a notebook does first: read and check its parameters, before any work.
+
+Names and values come from the source of the cells that ran before: the parameters cell, what papermill
+injected after it, and cells of their own in which somebody set a parameter. So a misspelt name is seen,
+whether it came from ``-p`` or was typed in JupyterLab; papermill itself would only warn.
+"""
+
+import ast
+from pathlib import Path
+from typing import Annotated, Any
+
+from IPython import get_ipython
+from pydantic import BeforeValidator, Field
+
+from videossl_core import params
+from videossl_core.params import AnyParams, MethodName, Names, ParameterError, Params, ProjectPath, WhichRun
+
+
+class FigureParams(WhichRun):
+    """Parameters of the notebooks that compare finished runs."""
+
+    datasets: Names | None = Field(None, description="data sets to show; None: all with finished runs")
+    methods: Annotated[list[MethodName], BeforeValidator(params.comma_list)] = Field(
+        ["supervised", "sd", "videossl"], description="models compared in Figure 5"
+    )
+    shown: int = Field(6, ge=1, le=100, description="videos shown in Figure 5")
+    published: bool = Field(False, description="count the runs of outputs/reference/ too")
+
+
+class PredictParams(WhichRun):
+    """Parameters of predict.ipynb: which run, and the videos that it looks at."""
+
+    videos: ProjectPath = Path("outputs/demo/data/videos/test/clock_falls")
+    into: ProjectPath = Path("outputs/predictions.csv")
+
+
+def parameters(model: type[AnyParams] = Params) -> AnyParams:
+    """The parameters of the notebook that calls this.
+
+    Raises:
+        ParameterError: there are none, a name is unknown (the nearest right one is named), or a value is
+            wrong.
+    """
+    shell = get_ipython()
+    return params.load(model, **given(shell.history_manager.input_hist_raw[:-1], shell.user_ns, model))
+
+
+def given(cells: list[str], namespace: dict[str, Any], model: type[AnyParams] = Params) -> dict[str, Any]:
+    """The values that a notebook's cells give, by name.
+
+    Three kinds of cells count, each only if it does nothing but assign: the last that sets several parameters
+    (the notebook's own), the last after it that papermill injected, and all that follow the first or were run
+    right before the check.
+
+    Args:
+        cells: the source of every cell that ran before, oldest first.
+        namespace: of the kernel, for values that are not written out.
+
+    Raises:
+        ParameterError: no cell sets a parameter.
+    """
+    known = {*model.model_fields, "base"}
+    # a check that is run again looks at what stands before the first one
+    cells = [cell for cell in cells if "notebook.parameters(" not in cell]
+    assigned = [_assignments(cell, namespace) for cell in cells]
+    own = max((i for i, names in enumerate(assigned) if names and len(known & names.keys()) > 1), default=0)
+    injected = [i for i in range(own, len(cells)) if cells[i].lstrip().startswith("# Parameters\n")]
+    others = [i for i in range(own + 1, len(cells)) if assigned[i] is None]
+    first, last = min(others, default=len(cells)), max(others, default=own - 1)
+    single = {*range(own, first), *range(last + 1, len(cells))} - {*injected}
+    values: dict[str, Any] = {}
+    for i in sorted(single | {*injected[-1:]}):
+        values |= assigned[i] or {}
+    if not known & values.keys():
+        raise ParameterError(
+            "no parameters found: run the cell that sets them, such as dataset = 'demo', before this one"
+        )
+    return values
+
+
+def _assignments(cell: str, namespace: dict[str, Any]) -> dict[str, Any] | None:
+    """Names and values of a cell that does nothing but assign, else None; lines of magic are passed over."""
+    try:
+        body = ast.parse("\n".join("" if line[:1] in "%!" else line for line in cell.splitlines())).body
+    except SyntaxError:
+        return None
+    values: dict[str, Any] = {}
+    for node in body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue  # a docstring
+        if not isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            return None
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            for name in ast.walk(target):
+                if isinstance(name, ast.Name):
+                    values[name.id] = namespace.get(name.id)
+        values |= _literals(node)
+    return values
+
+
+def _literals(node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> dict[str, Any]:
+    """What is written out: the kernel may have given the name another meaning since."""
+    try:
+        value = ast.literal_eval(node.value) if node.value else None
+    except ValueError:
+        return {}
+    values: dict[str, Any] = {}
+    for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+        if isinstance(target, ast.Name) and not isinstance(node, ast.AugAssign):
+            values[target.id] = value
+        elif isinstance(target, ast.Tuple | ast.List):
+            pairs = zip(target.elts, value, strict=False)
+            values |= {name.id: part for name, part in pairs if isinstance(name, ast.Name)}
+    return values

@@ -1,0 +1,173 @@
+"""The curves of a run and what it gained: one style for all figures, safe for colour-blind readers, and a
+text for those who do not see the picture."""
+
+import base64
+from html import escape
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from IPython import get_ipython
+from IPython.core.pylabtools import print_figure
+from IPython.display import HTML
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from videossl_core.evaluation import Gain
+from videossl_core.methods import METHODS
+from videossl_core.params import WhichRun
+from videossl_lab import live, results
+
+# Okabe and Ito's colours, told apart by people with any colour vision; grey for the plain baseline.
+COLOURS = {
+    "supervised": "#7f7f7f",
+    "pseudo_label": "#e69f00",
+    "mean_teacher": "#cc79a7",
+    "s4l": "#f0e442",
+    "sd": "#56b4e9",
+    "mt_sd": "#009e73",
+    "videossl": "#d55e00",
+    "fixmatch": "#0072b2",
+    "videossl_plus": "#000000",
+}
+TITLES = {name: method.title for name, method in METHODS.items()}
+STYLE = {
+    "figure.dpi": 90,
+    "savefig.dpi": 150,
+    "axes.titleweight": "bold",
+    "svg.hashsalt": "videossl",
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+
+
+def style() -> None:
+    """What every notebook calls once: set the plot style, give figures their text alternative, and show the
+    progress of long work."""
+    live.show_progress()
+    sns.set_theme(context="notebook", style="whitegrid", font_scale=0.9, rc=STYLE, palette="colorblind")
+    shell = get_ipython()
+    if hasattr(shell, "kernel"):
+        shell.run_line_magic("matplotlib", "inline")  # now: later it would take its own formatter for PNG
+        shell.display_formatter.formatters["image/png"].pop(Figure, None)
+        shell.display_formatter.mimebundle_formatter.for_type(Figure, bundle)
+
+
+def described(figure: Figure, text: str) -> Figure:
+    """Give the figure its text alternative: what a reader who does not see it needs to know."""
+    figure.alt = " ".join(text.split())
+    return figure
+
+
+def alt(figure: Figure) -> str:
+    """The text alternative; of a figure that got none, what its axes measure."""
+    axes = "; ".join(f"{axis.get_xlabel()}, {axis.get_ylabel()}" for axis in figure.axes)
+    return getattr(figure, "alt", f"Chart: {axes}")
+
+
+def bundle(figure: Figure, include=None, exclude=None) -> tuple[dict, dict]:
+    """What a notebook keeps of a figure. nbconvert takes its text from the metadata of the PNG; JupyterLab
+    heeds it only in HTML."""
+    png, text = base64.b64encode(print_figure(figure)).decode(), alt(figure)
+    return {"image/png": png, "text/html": _img(png, text), "text/plain": text}, {"image/png": {"alt": text}}
+
+
+def _img(png: str, text: str, more: str = "") -> str:
+    return f'<img alt="{escape(text)}" {more}src="data:image/png;base64,{png}">'
+
+
+def run_path(p: WhichRun, kind: str) -> Path:
+    """Where a picture of a run belongs, without an ending: ``.../figures/confusion-videossl-10-seed0``. The
+    run's own folder stays as it is."""
+    return p.figures_dir / f"{kind}-{p.run_name.replace('/', '-')}"
+
+
+def save(figure: Figure, path: Path) -> Figure:
+    """Write the figure as PNG, and as SVG and PDF for print, each with its text alternative inside; ``path``
+    has no ending."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dpi, text = max(figure.dpi, plt.rcParams["savefig.dpi"]), alt(figure)
+    figure.savefig(f"{path}.png", dpi=dpi, metadata={"Description": text})
+    figure.savefig(f"{path}.svg", metadata={"Date": None, "Title": text})
+    figure.savefig(f"{path}.pdf", metadata={"CreationDate": None, "Title": text})
+    return figure
+
+
+def saved(path: Path, width: int = 900) -> HTML:
+    """A figure that ``save`` wrote, as HTML with its text alternative."""
+    png = Path(f"{path}.png")
+    text = Image.open(png).text["Description"]
+    return HTML(_img(base64.b64encode(png.read_bytes()).decode(), text, f'width="{width}" '))
+
+
+def training_curves(log: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
+    """Loss parts, learning rate, confident pseudo-labels and their accuracy, clip and video top-1."""
+    figure, ((losses, rate), (pseudo, top1)) = plt.subplots(2, 2, figsize=(10, 6), sharex=True)
+    rows = log.set_index("step")
+    parts = rows.filter(regex="^loss_").rename(columns=lambda name: name.removeprefix("loss_"))
+    parts.plot(ax=losses, logy=True, title="Loss parts", ylabel="mean over the clips")
+    rows.lr.plot(ax=rate, color="black", ylim=(0, None), title="Learning rate")
+    labels = {"confident_pct": "confident, % of the unlabelled", "confident_top1": "of these right, %"}
+    text = f"Loss parts, learning rate, pseudo-labels and accuracy over {rows.index[-1]} iterations"
+    if "confident_pct" in log:
+        rows[[*labels]].rename(columns=labels).plot(ax=pseudo, style=["-", "."], ylim=(0, 102))
+        text += f", at last {rows.confident_pct.iloc[-1]:.0f} % of the unlabelled clips confident"
+    else:
+        pseudo.text(0.5, 0.5, "no unlabelled clips", ha="center", transform=pseudo.transAxes)
+    pseudo.set(title="Pseudo-labels", xlabel="iteration", ylabel="%")
+    accuracy(top1, metrics)
+    top1.set(title="Accuracy", xlabel="iteration")
+    ends = parts.assign(lr=rows.lr).iloc[[0, -1]]
+    changes = [f"{name} from {first:.2g} to {last:.2g}" for name, (first, last) in ends.items()]
+    return described(figure, f"{text}: {', '.join(changes)}. {in_words(metrics)}")
+
+
+def accuracy(axis: Axes, metrics: pd.DataFrame) -> None:
+    """Figure 4's lines: solid for the unlabelled training videos, dashed for the test split."""
+    for subset, line in (("unlabelled", "-"), ("test", "--")):
+        rows = metrics[metrics.subset == subset].set_index("step")[["clip_top1", "video_top1"]]
+        rows.columns = [f"clip, {subset}", f"video, {subset}"]
+        if len(rows):
+            rows.plot(ax=axis, style=line, marker="o", color=["#56b4e9", "#d55e00"])
+    axis.set(ylabel="top-1, %", ylim=(0, 102))
+
+
+def in_words(metrics: pd.DataFrame) -> str:
+    """Clip and video top-1 of each subset at the end."""
+    last = metrics.groupby("subset").last()
+    words = [
+        f"{row.Index} clip {row.clip_top1:.1f} %, video {row.video_top1:.1f} %" for row in last.itertuples()
+    ]
+    return f"Top-1 at the end: {', '.join(words)}." if words else "No evaluation yet."
+
+
+def confusion(table: pd.DataFrame, classes: list[str]) -> Figure:
+    """Rows: the true class; columns: the class predicted for the whole video; share of a row in percent."""
+    counts = results.confusion(table, classes)
+    share = 100 * counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
+    side, few = min(14, 2.5 + 0.35 * len(classes)), len(classes) <= 20
+    figure, axis = plt.subplots(figsize=(side + 1, side))
+    sns.heatmap(share, annot=few, fmt=".0f", cmap="cividis", vmin=0, vmax=100, square=True, ax=axis)
+    axis.collections[0].colorbar.set_label("% of the class's videos")
+    axis.set(xlabel="predicted", ylabel="true")
+    mistakes = results.mistakes(table)
+    words = ", ".join(f"{true} taken for {other} ({n})" for (true, other), n in mistakes.head(5).items())
+    text = f"Confusion matrix of {len(table)} videos, of which {mistakes.sum()} are mistaken"
+    return described(figure, f"{text}. Most frequent: {words or 'none'}.")
+
+
+def gain(table: pd.DataFrame, difference: Gain) -> Figure:
+    """Held-out video_top1 of two methods (a column of ``table``), and the difference with its interval."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.4), width_ratios=(3, 2))
+    titles, colours = ([names[n] for n in table.index] for names in (TITLES, COLOURS))
+    bars = left.barh(titles, table.video_top1, color=colours)
+    left.bar_label(bars, fmt="%.1f", padding=3)
+    left.set(xlabel="video top-1 on the held-out videos, %", xlim=(0, 112), ylim=(1.5, -0.5))
+    right.axvline(0, color="black", lw=1)
+    right.plot([difference.low, difference.high], [0, 0], "|-", color=colours[-1])
+    right.plot(difference.points, 0, "o", color=colours[-1])
+    right.set(yticks=[], xlabel="gain, points (95 % interval)")
+    words = ", ".join(f"{name} {top1:.1f} %" for name, top1 in zip(titles, table.video_top1, strict=True))
+    return described(figure, f"Video top-1 on the held-out videos: {words}; {difference}.")

@@ -1,0 +1,96 @@
+"""Finished runs side by side: your own, and those whose small results lie in ``outputs/reference/``."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from videossl_core import params
+from videossl_core.params import ROOT
+from videossl_core.runs import NAMES, Run, RunError, read_table
+from videossl_lab.notebook import FigureParams
+
+FOLDER = ROOT / "outputs" / "reference"
+"""For each data set results.csv with a row a run and, of the same runs, answers.csv and classes.csv."""
+
+
+def run_name(row) -> str:
+    """``videossl@T1/10/seed0`` for a row of results.csv: the run's folder below ``outputs/<dataset>/``."""
+    return params.run_name(row.method, row.variant, row.label_pct, row.seed)
+
+
+def published(dataset: str) -> pd.DataFrame:
+    """The published runs as ``runs.find`` lists your own, without a ``folder``; empty if there are none."""
+    path = FOLDER / dataset / "results.csv"
+    return pd.read_csv(path, keep_default_na=False).assign(folder="") if path.exists() else pd.DataFrame()
+
+
+def add_published(own: pd.DataFrame) -> pd.DataFrame:
+    """Your own runs, and the published ones that are not among them."""
+    tables = [own]
+    for path in sorted(FOLDER.glob("*/answers.csv")):
+        theirs = published(path.parent.name)
+        names = {run_name(row) for row in own[own.dataset == path.parent.name].itertuples()}
+        tables.append(theirs[[run_name(row) not in names for row in theirs.itertuples()]])
+    return pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+
+
+def predicted_classes(rows: pd.DataFrame) -> pd.DataFrame:
+    """The class that each run of one data set predicts for each test video: a row a video (index ``video``),
+    the column ``class_name``, and a column for each run, named as ``run_name`` does."""
+    return _side_by_side(rows, "predictions_test.csv", "answers.csv", "video", "video_pred")
+
+
+def by_class(rows: pd.DataFrame) -> pd.DataFrame:
+    """clip_top1 of each run in each class: a row a class and a column a run; a published run whose classes
+    are not published has none."""
+    return _side_by_side(rows, "per_class.csv", "classes.csv", "class_name", "clip_top1")
+
+
+def _side_by_side(rows: pd.DataFrame, file: str, public: str, index: str, column: str) -> pd.DataFrame:
+    """One column of a file that each run has, side by side; ``public`` holds those of the published runs."""
+    path = FOLDER / next(iter(rows.dataset), "") / public
+    types = str if column == "video_pred" else NAMES  # predicted classes are names
+    published = read_table(path, types).set_index(index) if path.exists() else pd.DataFrame()
+    columns, classes = {}, {}
+    for row in rows.itertuples():
+        name, table = run_name(row), published
+        if row.folder:
+            table = read_table(Path(row.folder) / file).set_index(index).rename(columns={column: name})
+        if name in table:
+            columns[name] = table[name]
+        classes |= table.get("class_name", pd.Series(dtype=object)).to_dict()
+    table = pd.DataFrame(columns).sort_index().rename_axis(index)
+    if classes:
+        table.insert(0, "class_name", table.index.map(classes))
+    return table
+
+
+def predictions(p: FigureParams) -> dict[str, pd.DataFrame]:
+    """predictions_test.csv of the finished runs among ``p.methods``, in that order.
+
+    Raises:
+        RunError: none is finished, or they were tested on different videos.
+    """
+    models: dict[str, pd.DataFrame] = {}
+    for method in p.methods:
+        run = Run(p.but(method=method).run_dir)
+        if run.finished and run.predictions_test.exists():
+            models[method] = read_table(run.predictions_test)
+            if list(models[method].video) != list(next(iter(models.values())).video):
+                raise RunError(f"{run.folder} was tested on other videos than {next(iter(models))}")
+    if not models:
+        names = ", ".join(p.methods)
+        raise RunError(f"no finished run of {names} at {p.label_pct:g} % labels, seed {p.seed}")
+    return models
+
+
+def confusion(table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """Videos of a predictions_test.csv by true class (rows) and predicted class (columns)."""
+    counts = pd.crosstab(table.class_name, table.video_pred)
+    return counts.reindex(classes, columns=classes, fill_value=0)
+
+
+def mistakes(table: pd.DataFrame) -> pd.Series:
+    """Videos of a predictions_test.csv by (true class, other class predicted), most frequent first."""
+    wrong = table[table.class_name != table.video_pred]
+    return wrong.groupby(["class_name", "video_pred"]).size().sort_values(ascending=False, kind="stable")
