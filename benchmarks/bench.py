@@ -263,7 +263,6 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--into", type=Path, default=ROOT / "outputs" / "bench")
     args = parser.parse_args(words)
-    plots.style()
     with tempfile.TemporaryDirectory() as folder:
         root = args.root or Path(folder) / "videos"
         if not args.root:
@@ -273,6 +272,7 @@ def main(words: list[str] | None = None) -> None:
     path = args.into / "bench.json"
     files.write_text(path, json.dumps(result, indent=1) + "\n")
     files.write_text(args.into / "profile.txt", profile + "\n")
+    plots.style()
     plots.save(draw(result), args.into / "bench")
     print(table(result).to_string())
     print(f"\n{result['machine']}, {result['format']}, batch {result['batch_size']}; all figures: {path}")

@@ -17,12 +17,12 @@ from videossl_core import params, predict, prepare, teacher, training
 from videossl_core.data import datasets, labels, splits
 from videossl_core.data.datasets import DatasetError
 from videossl_core.data.labels import LabelError
-from videossl_core.evaluation import paired_gain
 from videossl_lab import clips
 from videossl_lab.annotate import gain
 from videossl_lab.annotate.labels import Labels
 from videossl_lab.annotate.suggest import Likeness, suggest
 from videossl_lab.annotate.widget import Annotator, Desk
+from videossl_lab.claims import paired_gain
 
 CLASSES = ["walks", "runs, fast", "ü"]
 VIDEOS = ["a.mp4", "b/c d.avi", 'e,f".mkv', "ü.mp4"]

@@ -2,36 +2,17 @@
 
 import os
 import struct
-from fractions import Fraction
 
-import av
-from support import helpers
 import numpy as np
 import pytest
-from test_frames import SETTINGS, audio_only
+from support.helpers import small_videos
+from support.videos import audio_only, encode
 
-from videossl_core import params, prepare, sampling
+from videossl_core import batches, params, prepare, sampling
 from videossl_core.data import codec, datasets
 from videossl_core.data.codec import VideoError
-from videossl_core.data.frames import FrameStore
-
-
-def encode(path, pictures, codec_name="libx264", pix_fmt="yuv420p", times=None, options=None):
-    """Write (H, W, 3) uint8 pictures with PyAV directly, at the times given in milliseconds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec_name, rate=25)
-        stream.height, stream.width = pictures[0].shape[:2]
-        stream.pix_fmt, stream.options = pix_fmt, options or {}
-        if times is not None:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        for i, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            if times is not None:
-                frame.pts, frame.time_base = times[i], stream.codec_context.time_base
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
+from videossl_core.data.datasets import DatasetError
+from videossl_core.data.frames import FrameStore, StoreSettings
 
 
 def corner(height=64, width=96, count=12) -> list[np.ndarray]:
@@ -42,7 +23,7 @@ def corner(height=64, width=96, count=12) -> list[np.ndarray]:
 
 
 def stored(tmp_path, path) -> tuple[FrameStore, np.ndarray]:
-    store = FrameStore(tmp_path / "store", SETTINGS)
+    store = FrameStore(tmp_path / "store", StoreSettings(64, 95, 8))
     store.add([path.name], path.parent)
     assert store.table.reason[path.name] == ""
     numbers = np.arange(store.table.frames[path.name])
@@ -57,13 +38,9 @@ def bright(clip: np.ndarray) -> list[list[bool]]:
     return [[bool(part.mean() > 128) for part in row] for row in parts]
 
 
-MATRICES = {  # the display matrix of MP4 by clockwise degrees, in 16.16 fixed point
-    0: (1, 0, 0, 1),
-    90: (0, 1, -1, 0),
-    180: (-1, 0, 0, -1),
-    270: (0, -1, 1, 0),
-}
-WHERE = {
+# the display matrix of MP4 by clockwise degrees, in 16.16 fixed point
+MATRICES = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
+BRIGHT = {
     0: [[True, False], [False, False]],
     90: [[False, True], [False, False]],
     180: [[False, False], [False, True]],
@@ -72,20 +49,20 @@ WHERE = {
 
 
 @pytest.mark.parametrize("degrees", MATRICES)
-def test_rotation_marks_are_followed(tmp_path, degrees):
-    """A phone held upright writes a lying picture and a mark; a player turns it clockwise."""
+def test_rotation_mark(tmp_path, degrees):
+    """A phone held upright stores the picture on its side and a mark; a player turns it clockwise."""
     path = encode(tmp_path / "v.mp4", corner())
     data = bytearray(path.read_bytes())
     a, b, c, d = (round(v * 65536) for v in MATRICES[degrees])
-    at = data.index(struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30), data.index(b"tkhd"))
-    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    start = data.index(struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30), data.index(b"tkhd"))
+    data[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
     store, clip = stored(tmp_path, path)
-    assert bright(clip) == WHERE[degrees]
+    assert bright(clip) == BRIGHT[degrees]
     row = store.table.loc["v.mp4"]
     assert (row.height, row.width) == ((96, 64) if degrees % 180 else (64, 96))
-    for_teacher = store.images("v.mp4", np.array([0]), teacher=True)[0].transpose(2, 0, 1)
-    assert bright(for_teacher[:, None]) == WHERE[degrees]
+    teacher_frame = store.images("v.mp4", np.array([0]), teacher=True)[0].transpose(2, 0, 1)
+    assert bright(teacher_frame[:, None]) == BRIGHT[degrees]
 
 
 @pytest.mark.parametrize(
@@ -104,12 +81,13 @@ def test_pixel_formats_sizes_and_suffixes(tmp_path, name, codec_name, pix_fmt, s
     path = encode(tmp_path / name, corner(*size), codec_name, pix_fmt)
     store, clip = stored(tmp_path, path)
     assert clip.shape == (3, 12, 64, 64)
-    assert bright(clip) == WHERE[0]
+    assert bright(clip) == BRIGHT[0]
     assert (store.table.height[name], store.table.width[name]) == size
     assert datasets.videos_below(tmp_path) == [name]
 
 
-def test_a_variable_frame_rate_gives_the_frames_in_order_and_their_mean_rate(tmp_path):
+def test_variable_frame_rate(tmp_path):
+    """The frames come in order, and the table holds their mean rate."""
     levels = np.linspace(0, 250, 20).astype(np.uint8)
     times = [0, 10, 500, 520, 530, *range(600, 2100, 100)]
     path = encode(tmp_path / "v.mkv", [np.full((64, 64, 3), v, np.uint8) for v in levels], times=times)
@@ -118,20 +96,17 @@ def test_a_variable_frame_rate_gives_the_frames_in_order_and_their_mean_rate(tmp
     assert store.table.fps["v.mkv"] == pytest.approx(19 / 2.0, rel=0.01)
 
 
-def cut(path, share):
-    os.truncate(path, int(path.stat().st_size * share))
-
-
 def make_broken(folder):
     """One video for each reason to reject it."""
     noise = np.random.default_rng(0).integers(0, 255, (60, 64, 96, 3), dtype=np.uint8)
     encode(folder / "fine.mp4", noise[:20])
-    encode(folder / "cut.avi", noise, "mpeg4")
-    cut(folder / "cut.avi", 0.5)
-    encode(folder / "cut.mkv", noise)
-    cut(folder / "cut.mkv", 0.3)
-    encode(folder / "cut_end.mp4", noise)
-    cut(folder / "cut_end.mp4", 0.5)
+    for name, codec_name, share in (
+        ("cut.avi", "mpeg4", 0.5),
+        ("cut.mkv", "libx264", 0.3),
+        ("cut_end.mp4", "libx264", 0.5),
+    ):
+        path = encode(folder / name, noise, codec_name)
+        os.truncate(path, int(path.stat().st_size * share))
     encode(folder / "moov_first.mp4", noise, options={"movflags": "faststart"})
     encode(folder / "one.mp4", noise[:1])
     (folder / "empty.mp4").write_bytes(b"")
@@ -163,7 +138,8 @@ REASONS = {
 }
 
 
-def test_every_rejected_video_is_listed_with_its_reason(tmp_path, recwarn):
+def test_rejected_videos_listed(tmp_path, recwarn):
+    """Each with its reason; the others are prepared."""
     root = tmp_path / "videos"
     for name in ("a", "b"):
         make_broken(root / name)
@@ -174,26 +150,25 @@ def test_every_rejected_video_is_listed_with_its_reason(tmp_path, recwarn):
     lists.write_text("video,label,split\n" + "\n".join(rows) + "\n")
     given = {"dataset": "bad", "source": "csv", "root": root, "lists": lists, "outputs": tmp_path / "out"}
     given |= {"method": "supervised", "frame_size": 32, "crop_size": 24}
-    with pytest.raises(
-        datasets.DatasetError, match=r"28 of 32 videos below .* are unusable: over max_reject_pct"
-    ):
+    with pytest.raises(DatasetError, match=r"28 of 32 videos below .* are unusable: over max_reject_pct"):
         prepare.prepare(params.load(**given))
     data = prepare.prepare(params.load(**given, max_reject_pct=95))
     reasons = data.rejected.set_index("video").reason
     assert len(reasons) == 2 * len(REASONS)
     for video, reason in reasons.items():
         assert reason.startswith(REASONS[video[2:]]), (video, reason)
+        assert data.store.path(video).exists() == reason.startswith("shorter")
     assert sorted(data.split.video) == ["a/fine.mp4", "a/moov_first.mp4", "b/fine.mp4", "b/moov_first.mp4"]
     nothing = tmp_path / "nothing.csv"
     nothing.write_text("video,label,split\na/cut.avi,a,train\nb/fine.mp4,b,test\n")
-    with pytest.raises(datasets.DatasetError, match=r"no labelled video is usable, see .*rejected.csv"):
+    with pytest.raises(DatasetError, match=r"no labelled video is usable, see .*rejected.csv"):
         prepare.prepare(params.load(**given | {"lists": nothing, "dataset": "none"}, max_reject_pct=100))
     looped = prepare.prepare(params.load(**given, max_reject_pct=95, short_videos="loop"))
     assert set(looped.split.video) - set(data.split.video) == {"a/one.mp4", "b/one.mp4"}
-    assert len(sampling.TestClips(params.load(**given), ["a/one.mp4"], data.store)[0][0][0]) == 16
+    assert len(batches.EvalClips(params.load(**given), ["a/one.mp4"], data.store)[0][0][0]) == 16
 
 
-def test_a_size_beyond_reason_is_refused():
+def test_implausible_size():
     for width, height in ((8193, 100), (100, 8193), (3, 90), (4, 129)):
         with pytest.raises(VideoError, match=f"implausible: {width} x {height} pixels"):
             codec._check_size(width, height)
@@ -201,7 +176,7 @@ def test_a_size_beyond_reason_is_refused():
         codec._check_size(width, height)
 
 
-def test_more_frames_than_any_clip_needs(tmp_path, monkeypatch):
+def test_too_many_frames(tmp_path, monkeypatch):
     encode(tmp_path / "v.mp4", corner(count=12))
     monkeypatch.setattr(codec, "MAX_FRAMES", 10)
     with pytest.raises(VideoError, match="implausible: more than 10 frames; cut it"):
@@ -221,12 +196,10 @@ NAMES = [
 ]
 
 
-def test_any_name_trains(tmp_path):
-    """Class folders and files with such names: indexed, decoded, drawn, listed, and read back."""
+def test_unusual_names(tmp_path):
+    """Class folders and files with such names are indexed, decoded, drawn, listed, and read back."""
     root = tmp_path / "videos"
-    for name in NAMES:
-        for i in range(3):
-            helpers.small_videos(root, [f"{name}/{name} {i}.MP4"], 10)
+    small_videos(root, [f"{name}/{name} {i}.MP4" for name in NAMES for i in range(3)], 10)
     given = {"dataset": "names", "source": "folder", "root": root, "outputs": tmp_path / "out"}
     given |= {"method": "supervised", "frame_size": 32, "crop_size": 24, "clip_frames": 8, "label_pct": 50}
     data = prepare.prepare(params.load(**given))
@@ -242,44 +215,44 @@ def test_any_name_trains(tmp_path):
         assert len(again.store.read(video, np.arange(10))) == 10
 
 
-def test_names_that_no_list_can_hold_are_refused_by_name(tmp_path):
+def test_names_no_list_can_hold(tmp_path):
     root = tmp_path / "videos"
     for name in ("a", "b"):
-        helpers.small_videos(root, [f"{name}/{i}.mp4" for i in range(3)])
+        small_videos(root, [f"{name}/{i}.mp4" for i in range(3)])
     given = {"dataset": "names", "source": "folder", "root": root, "outputs": tmp_path / "out"}
     datasets.read_index(params.load(**given))
     for bad in (b"a/new\nline.mp4", b"b/latin\xe9.mp4"):
         path = os.path.join(os.fsencode(root), bad)
         with open(path, "wb"):
             pass
-        with pytest.raises(datasets.DatasetError, match=r"(new.nline|latin.udce9).*rename it"):
+        with pytest.raises(DatasetError, match=r"(new.nline|latin.udce9).*rename it"):
             datasets.read_index(params.load(**given))
         os.unlink(path)
 
 
-def test_folders_linked_in_a_circle_are_walked_once(tmp_path):
+def test_circular_links(tmp_path):
+    """Folders that are linked in a circle are walked once."""
     root = tmp_path / "videos"
     elsewhere = tmp_path / "elsewhere"
-    helpers.small_videos(root, ["a/1.mp4", "a/2.mp4", "b/1.mp4", "b/2.mp4", "b/.hidden.mp4"])
-    helpers.small_videos(elsewhere, ["deep/3.mp4"])
+    small_videos(root, ["a/1.mp4", "a/2.mp4", "b/1.mp4", "b/2.mp4", "b/.hidden.mp4"])
+    small_videos(elsewhere, ["deep/3.mp4"])
     (root / "a/round").symlink_to(root / "a")
     (root / "a/up").symlink_to(root)
     (root / "b/other").symlink_to(elsewhere)
     (elsewhere / "deep/back").symlink_to(elsewhere)
     given = {"dataset": "links", "source": "folder", "root": root, "outputs": tmp_path / "out"}
-    found = list(datasets.read_index(params.load(**given)).table.video)
-    assert "b/other/deep/3.mp4" in found
-    assert {"a/1.mp4", "a/2.mp4", "b/1.mp4", "b/2.mp4"} <= set(found)
-    assert len(found) < 12
-    assert not any(".hidden" in video for video in found)
+    videos = list(datasets.read_index(params.load(**given)).table.video)
+    assert {"a/1.mp4", "a/2.mp4", "b/1.mp4", "b/2.mp4", "b/other/deep/3.mp4"} <= set(videos)
+    assert len(videos) < 12
+    assert not any(".hidden" in video for video in videos)
 
 
 @pytest.mark.parametrize(
     "entry",
     ["../../etc/passwd", "/etc/passwd", "a/../../x.mp4", "..\\..\\x.mp4", "C:\\x.mp4", ".", "//x/y.mp4"],
 )
-def test_entries_that_lead_out_of_the_root_are_refused(tmp_path, entry):
-    helpers.small_videos(tmp_path / "videos", ["a/1.mp4", "b/1.mp4"])
+def test_entry_outside_root(tmp_path, entry):
+    small_videos(tmp_path / "videos", ["a/1.mp4", "b/1.mp4"])
     lists = tmp_path / "videos.csv"
     given = {"dataset": "out", "source": "csv", "root": tmp_path / "videos", "lists": lists}
     given["outputs"] = tmp_path / "out"
@@ -287,5 +260,5 @@ def test_entries_that_lead_out_of_the_root_are_refused(tmp_path, entry):
     assert list(datasets.read_index(params.load(**given)).table.video) == ["a/1.mp4", "b/1.mp4"]
     with open(lists, "a") as f:
         f.write(f"{entry},a,train\n")
-    with pytest.raises(datasets.DatasetError, match="must lie below the root folder"):
+    with pytest.raises(DatasetError, match="must lie below the root folder"):
         datasets.read_index(params.load(**given))

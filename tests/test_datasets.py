@@ -49,7 +49,7 @@ def test_ucf101(ucf):
     assert list(index.table.label) == [0, 0, 0, 1, 1]
 
 
-def test_classes_restrict_and_renumber(ucf):
+def test_chosen_classes(ucf):
     index = ucf(classes=["Biking"])
     assert (index.classes, index.all_classes) == (["Biking"], ["Archery", "Biking"])
     assert set(index.table.label) == {0}
@@ -71,14 +71,14 @@ def test_classes_restrict_and_renumber(ucf):
         ("testlist01.txt", "Archery/v_", "/Archery/v_", "must lie below the root"),
     ],
 )
-def test_a_wrong_line_is_named(ucf, tmp_path, name, old, new, message):
+def test_wrong_line_named(ucf, tmp_path, name, old, new, message):
     path = tmp_path / "lists" / name
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(DatasetError, match=message):
         ucf()
 
 
-def test_missing_lists_folders_and_classes_are_named(ucf, tmp_path):
+def test_missing_files_named(ucf, tmp_path):
     with pytest.raises(DatasetError, match=r"nowhere: no such folder .*ucfTrainTestlist"):
         ucf(lists=tmp_path / "nowhere")
     (tmp_path / "lists/testlist01.txt").rename(tmp_path / "lists/gone.txt")
@@ -114,28 +114,40 @@ def test_hmdb51_pools(tmp_path):
         read("hmdb51", root, lists=lists)
 
 
-def test_kinetics_folders_and_csv(tmp_path):
-    names = ["Train/ski jumping/a_000001_000011.mp4", "Train/skiing (x)/b_000002_000012.mp4"]
-    names += ["Train/skiing (x)/c_000003_000013.mp4", "Val/ski jumping/d_000004_000014.mp4"]
-    names += ["Val/skiing (x)/e_000005_000015.mp4", "Val/skiing (x)/notes.txt"]
+def test_kinetics(tmp_path):
+    names = [
+        "Train/ski jumping/a_000001_000011.mp4",
+        "Train/skiing (x)/b_000002_000012.mp4",
+        "Train/skiing (x)/c_000003_000013.mp4",
+        "Val/ski jumping/d_000004_000014.mp4",
+        "Val/skiing (x)/e_000005_000015.mp4",
+        "Val/skiing (x)/notes.txt",
+    ]
     root = empty_files(tmp_path / "k", *names)
     index = read("kinetics", root)
     assert index.classes == ["skiing (x)", "ski jumping"]  # by letters, as the authors number them
     assert sorted(index.table.video) == sorted(names[:-1])
-    rows = ["label,youtube_id,time_start,time_end,split"]
-    rows += ["ski jumping,a,1,11,train", "skiing (x),b,2,12,train", "skiing (x),c,3,13,train"]
-    rows += ["ski jumping,d,4,14,validate", "skiing (x),e,5,15,validate"]
-    write(tmp_path / "lists", {"all.csv": "\n".join(rows)})
-    listed = read("kinetics", root, lists=tmp_path / "lists")
-    pd.testing.assert_frame_equal(listed.table, index.table)
+    rows = [
+        "label,youtube_id,time_start,time_end,split",
+        "ski jumping,a,1,11,train",
+        "skiing (x),b,2,12,train",
+        "skiing (x),c,3,13,train",
+        "ski jumping,d,4,14,validate",
+        "skiing (x),e,5,15,validate",
+    ]
+
+    def listed(*more: str) -> datasets.Index:
+        lists = write(tmp_path / "lists", {"all.csv": "\n".join([*rows, *more])})
+        return read("kinetics", root, lists=lists)
+
+    pd.testing.assert_frame_equal(listed().table, index.table)
     empty_files(root, "test/ski jumping/f_000006_000016.mp4")  # the paper tests on the validation videos
-    write(tmp_path / "lists", {"all.csv": "\n".join([*rows, "ski jumping,f,6,16,test"])})
-    for given in ({}, {"lists": tmp_path / "lists"}):
-        with pytest.warns(UserWarning, match=r"tested on val(idate)?; test is left out"):
-            pd.testing.assert_frame_equal(read("kinetics", root, **given).table, index.table)
-    write(tmp_path / "lists", {"all.csv": "\n".join([*rows, "ski jumping,f,6,16,tset"])})
+    with pytest.warns(UserWarning, match="tested on val; test is left out"):
+        pd.testing.assert_frame_equal(read("kinetics", root).table, index.table)
+    with pytest.warns(UserWarning, match="tested on validate; test is left out"):
+        pd.testing.assert_frame_equal(listed("ski jumping,f,6,16,test").table, index.table)
     with pytest.raises(DatasetError, match=r"line 7: split 'tset' is not train, val, validate, test"):
-        read("kinetics", root, lists=tmp_path / "lists")
+        listed("ski jumping,f,6,16,tset")
     shutil.rmtree(root / "test")
     largest = read("kinetics", root, largest_classes=1)
     assert largest.classes == ["skiing (x)"]
@@ -144,7 +156,7 @@ def test_kinetics_folders_and_csv(tmp_path):
         read("kinetics", root, lists=tmp_path / "lists")
 
 
-def test_folder_with_and_without_a_test_split(tmp_path):
+def test_folder_with_and_without_split(tmp_path):
     root = empty_files(tmp_path / "a", *(f"{c}/{i} ü,'.MP4" for c in ("cat", "dog") for i in range(8)))
     index = read("folder", root, test_pct=25)
     assert index.table.groupby(["class_name", "split"]).size().to_dict() == {
@@ -159,17 +171,15 @@ def test_folder_with_and_without_a_test_split(tmp_path):
         assert list(read("folder", split).table.video) == ["test/cat/2.mkv", "train/cat/1.mp4"]
 
 
-def test_an_empty_folder_is_an_error(tmp_path):
+def test_empty_folder(tmp_path):
     with pytest.raises(DatasetError, match="no train video of any class found below"):
         read("folder", tmp_path)
 
 
 def test_csv(tmp_path):
     root = empty_files(tmp_path / "v", "x/1.mp4")
-    table = (
-        write(tmp_path, {"t.csv": "video,label,split\nx/1.mp4,a,train\nx/2.mp4,a,test\nx/3.mp4,b,train\n"})
-        / "t.csv"
-    )
+    text = "video,label,split\nx/1.mp4,a,train\nx/2.mp4,a,test\nx/3.mp4,b,train\n"
+    table = write(tmp_path, {"t.csv": text}) / "t.csv"
     index = read("csv", root, lists=table)
     assert list(index.table.split) == ["train", "test", "train"]
     table.write_text("video,label,split\nx/1.mp4,a,train\nx/2.mp4,,test\n")
@@ -179,12 +189,12 @@ def test_csv(tmp_path):
         read("csv", root)
 
 
-# The published lists themselves, where the machine has them (FIELD_NOTES numbers).
+# The published lists themselves, where the machine has them.
 
 
 @pytest.fixture
 def folders_of(tmp_path):
-    """An empty folder for each class, all that reading an index asks of the videos."""
+    """An empty folder for each class, all that reading an index needs of the videos."""
 
     def make(names) -> Path:
         for name in names:
@@ -194,29 +204,30 @@ def folders_of(tmp_path):
     return make
 
 
-def classes_of_ucf(lists: Path) -> list[str]:
-    return [
-        line.split(" ")[1]
-        for line in (lists / "ucfTrainTestlist/classInd.txt").read_text().split("\n")
-        if line
-    ]
+@pytest.fixture
+def ucf101(published_lists, folders_of):
+    """Parameters for the official lists and the authors' label lists of UCF101."""
+    lists = published_lists / "ucfTrainTestlist"
+    root = folders_of(line.split()[1] for line in (lists / "classInd.txt").read_text().splitlines() if line)
+    authors = published_lists / "videossl/ucf101"
+    return {"dataset": "ucf101", "root": root, "lists": lists, "label_list": authors}
+
+
+def counts(split: pd.DataFrame) -> dict[str, int]:
+    return split.role.value_counts().to_dict()
 
 
 @pytest.mark.parametrize(("split", "train", "test"), [(1, 9537, 3783), (2, 9586, 3734), (3, 9624, 3696)])
-def test_counts_of_ucf101(published_lists, folders_of, split, train, test):
-    root = folders_of(n.strip() for n in classes_of_ucf(published_lists))
-    lists = published_lists / "ucfTrainTestlist"
-    p = params.load(dataset="ucf101", root=root, lists=lists, split=split)
-    counts = datasets.read_index(p).table.split.value_counts()
-    assert (counts["train"], counts["test"]) == (train, test)
+def test_ucf101_counts(ucf101, split, train, test):
+    sizes = datasets.read_index(params.load(**ucf101, split=split)).table.split.value_counts()
+    assert (sizes["train"], sizes["test"]) == (train, test)
 
 
-def test_settings_are_chosen_on_groups_of_the_training_videos(published_lists, folders_of):
-    root = folders_of(n.strip() for n in classes_of_ucf(published_lists))
-    given = {"dataset": "ucf101", "root": root, "lists": published_lists / "ucfTrainTestlist"}
-    usual = datasets.read_index(params.load(**given)).table.set_index("video").split
-    tuning = datasets.read_index(params.load(**given, tune=True)).table
-    assert set(tuning.video) == set(usual.index[usual == "train"])  # no official test video at all
+def test_tuning_groups(ucf101):
+    """Settings are chosen on groups of the training videos, never on official test videos."""
+    usual = datasets.read_index(params.load(**ucf101)).table.set_index("video").split
+    tuning = datasets.read_index(params.load(**ucf101, tune=True)).table
+    assert set(tuning.video) == set(usual.index[usual == "train"])
     tuning["group"] = tuning.class_name + tuning.video.str.extract(r"_(g\d\d)_")[0]
     train, test = (set(tuning.group[tuning.split == s]) for s in ("train", "test"))
     assert len(test) == 4 * 101
@@ -226,113 +237,77 @@ def test_settings_are_chosen_on_groups_of_the_training_videos(published_lists, f
 
 
 @pytest.mark.parametrize(("pct", "labelled"), [(5, 476), (10, 953), (20, 1907), (50, 4768)])
-def test_the_authors_lists_of_ucf101(published_lists, folders_of, pct, labelled):
-    root = folders_of(n.strip() for n in classes_of_ucf(published_lists))
-    p = params.load(
-        dataset="ucf101", root=root, label_pct=pct,
-        lists=published_lists / "ucfTrainTestlist", label_list=published_lists / "videossl/ucf101",
-    )  # fmt: skip
+def test_authors_lists_ucf101(ucf101, pct, labelled):
+    p = params.load(**ucf101, label_pct=pct)
     index = datasets.read_index(p)
     split = splits.make_split(p, index)
-    assert split.role.value_counts().to_dict() == {
-        "labelled": labelled,
-        "unlabelled": 9537 - labelled,
-        "test": 3783,
-    }
+    assert counts(split) == {"labelled": labelled, "unlabelled": 9537 - labelled, "test": 3783}
     without = set(index.classes) - set(split.class_name[split.role == "labelled"])
     assert without == ({"CliffDiving"} if pct == 5 else set())
 
 
 @pytest.mark.parametrize(("pct", "labelled"), [(5, 21), (10, 66), (20, 123), (50, 264)])
-def test_the_authors_lists_on_six_classes(published_lists, folders_of, pct, labelled):
-    p = params.load(dataset="ucf101_6")
-    p = params.load(
-        dataset="ucf101_6", root=folders_of(p.classes), label_pct=pct, label_draw="list",
-        lists=published_lists / "ucfTrainTestlist", label_list=published_lists / "videossl/ucf101",
-    )  # fmt: skip
+def test_authors_lists_six_classes(ucf101, pct, labelled):
+    p = params.load(**ucf101 | {"dataset": "ucf101_6", "label_pct": pct, "label_draw": "list"})
     split = splits.make_split(p, datasets.read_index(p))
-    assert split.role.value_counts().to_dict() == {
-        "labelled": labelled,
-        "unlabelled": 529 - labelled,
-        "test": 202,
-    }
+    assert counts(split) == {"labelled": labelled, "unlabelled": 529 - labelled, "test": 202}
 
 
 @pytest.mark.parametrize(("pct", "labelled"), [(40, 2094), (50, 2618), (60, 3141)])
-def test_the_authors_lists_of_hmdb51(published_lists, folders_of, pct, labelled):
+def test_authors_lists_hmdb51(published_lists, folders_of, pct, labelled):
     lists = published_lists / "testTrainMulti_7030_splits"
     root = folders_of(f.name.removesuffix("_test_split1.txt") for f in lists.glob("*_test_split1.txt"))
-    p = params.load(
-        dataset="hmdb51",
-        root=root,
-        lists=lists,
-        label_list=published_lists / "videossl/hmdb51",
-        label_pct=pct,
-    )
+    given = {"dataset": "hmdb51", "root": root, "lists": lists}
+    p = params.load(**given, label_list=published_lists / "videossl/hmdb51", label_pct=pct)
     index = datasets.read_index(p)
     assert len(index.classes) == 51
     split = splits.make_split(p, index)
-    assert split.role.value_counts().to_dict() == {
-        "labelled": labelled,
-        "unlabelled": 5236 - labelled,
-        "test": 1530,
-    }
-    official = params.load(
-        dataset="hmdb51", root=root, lists=lists, hmdb51_pool="official", label_draw="uniform"
-    )
+    assert counts(split) == {"labelled": labelled, "unlabelled": 5236 - labelled, "test": 1530}
+    official = params.load(**given, hmdb51_pool="official", label_draw="uniform")
     assert (datasets.read_index(official).table.split == "train").sum() == 3570
 
 
 def authors_kinetics(lists: Path, *names: str) -> list[str]:
-    lines = [
-        line for n in names for line in (lists / "videossl/kinetics" / n).read_text().split("\n") if line
-    ]
-    return [line.rpartition("*")[0] for line in lines]
+    texts = [(lists / "videossl/kinetics" / name).read_text() for name in names]
+    return [line.rpartition("*")[0] for text in texts for line in text.split("\n") if line]
 
 
-def test_the_authors_lists_of_kinetics100(published_lists, tmp_path):
+@pytest.mark.slow
+def test_authors_lists_kinetics100(published_lists, tmp_path):
     lists = published_lists / "videossl/kinetics"
-    videos = authors_kinetics(
-        published_lists,
-        "ssl_sub100c_20p_labeled0.lst",
-        "ssl_sub100c_20p_unlabeled0.lst",
-        "ssl_sub100c_10p_val0.lst",
-    )
+    names = ("20p_labeled0", "20p_unlabeled0", "10p_val0")
+    videos = authors_kinetics(published_lists, *(f"ssl_sub100c_{name}.lst" for name in names))
     rows = ["video,label,split"]
     for video in videos:
         subset, label, _ = video.split("/")
         rows.append(f'"{video}","{label}",{"train" if subset == "Train" else "test"}')
-        (tmp_path / "root" / subset / label).mkdir(parents=True, exist_ok=True)
+    for folder in {Path(video).parent for video in videos}:
+        (tmp_path / "root" / folder).mkdir(parents=True)
     table = write(tmp_path, {"all.csv": "\n".join(rows)}) / "all.csv"
     given = {"root": tmp_path / "root", "lists": table, "source": "csv", "label_list": lists}
-    counts = {5: 4352, 10: 8757, 20: 17565, 50: 43989}
     index = datasets.read_index(params.load(dataset="kinetics100", **given))
     assert (index.table.split == "train").sum() == 88038
     assert (index.table.split == "test").sum() == 4706
     assert index.classes == params.load(dataset="kinetics100").classes
-    for pct, labelled in counts.items():
+    for pct, labelled in {5: 4352, 10: 8757, 20: 17565, 50: 43989}.items():
         split = splits.make_split(params.load(dataset="kinetics100", label_pct=pct, **given), index)
         assert (split.role == "labelled").sum() == labelled
 
 
 def test_kinetics100_by_rule(published_lists):
     """The 100 classes with most videos in the authors' 20 % list of Kinetics-400 are theirs but for a tie."""
-    counts = pd.Series(
-        [v.split("/")[1] for v in authors_kinetics(published_lists, "ssl_sub400c_20p_labeled0.lst")]
-    ).value_counts()
-    names = datasets.alphabetical(counts.index)
-    table = pd.DataFrame(
-        {"video": range(counts.sum()), "class_name": counts.index.repeat(counts), "split": "train"}
-    )
-    chosen = datasets._chosen_classes(params.load(dataset="kinetics400", largest_classes=100), table, names)
+    videos = authors_kinetics(published_lists, "ssl_sub400c_20p_labeled0.lst")
+    table = pd.DataFrame({"video": videos, "class_name": [v.split("/")[1] for v in videos], "split": "train"})
+    names = datasets.alphabetical(set(table.class_name))
+    chosen = datasets.choose_classes(params.load(dataset="kinetics400", largest_classes=100), table, names)
     assert len(set(chosen) & set(params.load(dataset="kinetics100").classes)) >= 99
 
 
-def test_kinetics100_by_rule_takes_its_labels_from_the_list_of_all_classes(published_lists, tmp_path):
-    """As many classes as the authors' list of 100 has, but not the same."""
+def test_kinetics100_other_classes(published_lists, tmp_path):
+    """As many classes as the authors' list of 100 has, but not the same: the list of all classes is used."""
     videos = authors_kinetics(published_lists, "ssl_sub400c_10p_labeled0.lst", "ssl_sub100c_10p_labeled0.lst")
     names = {video.split("/")[1] for video in videos}
-    asked = [*sorted(set(params.load(dataset="kinetics100").classes) - {"zumba"}), "crossing river"]
+    chosen = [*sorted(set(params.load(dataset="kinetics100").classes) - {"zumba"}), "crossing river"]
     rows = ["video,label,split"]
     for video in dict.fromkeys(videos):
         _, label, name = video.split("/")
@@ -341,15 +316,15 @@ def test_kinetics100_by_rule_takes_its_labels_from_the_list_of_all_classes(publi
         (tmp_path / "root/Train" / label).mkdir(parents=True)
         rows.append(f'"Train/{label}/test.mp4","{label}",test')
     table = write(tmp_path, {"all.csv": "\n".join(rows)}) / "all.csv"
-    given = {"root": tmp_path / "root", "lists": table, "source": "csv", "classes": asked}
+    given = {"root": tmp_path / "root", "lists": table, "source": "csv", "classes": chosen}
     p = params.load(dataset="kinetics400", **given, label_list=published_lists / "videossl/kinetics")
     split = splits.make_split(p, datasets.read_index(p))
     whole = authors_kinetics(published_lists, "ssl_sub400c_10p_labeled0.lst")
-    labelled = {video for video in whole if video.split("/")[1] in asked}
+    labelled = {video for video in whole if video.split("/")[1] in chosen}
     assert set(split.video[split.role == "labelled"]) == labelled
 
 
-def test_kinetics400_is_numbered_like_the_authors(published_lists):
+def test_kinetics400_numbering(published_lists):
     lines = (published_lists / "videossl/kinetics/ssl_sub400c_10p_labeled0.lst").read_text().split("\n")
     ids = {line.split("/")[1]: int(line.rpartition("*")[2]) for line in lines if line}
     assert datasets.alphabetical(ids) == sorted(ids, key=ids.get)

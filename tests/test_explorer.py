@@ -3,13 +3,14 @@
 import re
 from xml.etree import ElementTree
 
+import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
 
 from videossl_core import params, prepare, runs, training
-from videossl_lab import explorer, matrix
-from videossl_lab.explorer import Choice
+from videossl_lab import explorer, figure5, matrix, notebook
+from videossl_lab.explorer import Selection
 
 TABLE = pd.DataFrame(
     [
@@ -25,139 +26,160 @@ TABLE = pd.DataFrame(
 
 
 @pytest.mark.parametrize(
-    ("choice", "videos"),
+    ("selection", "videos"),
     [
-        (Choice(), "a1 a2 b1 b2 c1 a3"),
-        (Choice(surest_first=False), "a3 c1 b2 a2 b1 a1"),
-        (Choice(true="A"), "a1 a2 a3"),
-        (Choice(said="A"), "a1 b2 c1"),
-        (Choice(true="A", said="B"), "a2 a3"),
-        (Choice(outcome="wrong"), "a2 b2 c1 a3"),
-        (Choice(outcome="right", low=0.85), "a1"),
-        (Choice(low=0.5, high=0.8), "a2 b1 b2 c1"),
-        (Choice(true="C<&>", said="B"), ""),
+        (Selection(), "a1 a2 b1 b2 c1 a3"),
+        (Selection(surest_first=False), "a3 c1 b2 a2 b1 a1"),
+        (Selection(true="A"), "a1 a2 a3"),
+        (Selection(predicted="A"), "a1 b2 c1"),
+        (Selection(true="A", predicted="B"), "a2 a3"),
+        (Selection(outcome="wrong"), "a2 b2 c1 a3"),
+        (Selection(outcome="right", confidence=(0.85, 1)), "a1"),
+        (Selection(confidence=(0.5, 0.8)), "a2 b1 b2 c1"),
+        (Selection(true="C<&>", predicted="B"), ""),
     ],
 )
-def test_what_is_selected(choice, videos):
-    assert " ".join(explorer.select(TABLE, choice).video) == videos
+def test_select(selection, videos):
+    assert " ".join(explorer.select(TABLE, selection).video) == videos
 
 
-def cells(html: str) -> dict[str, tuple[str, str]]:
-    """What each entry says in words -> its text and its tag."""
-    found = ElementTree.fromstring(f"<all>{html}</all>").iter()
-    return {e.get("aria-label"): (e.text, e.tag) for e in found if e.get("aria-label")}
+def test_pick_videos_cycles_through_classes():
+    """Figure 5: right by the last model, wrong by the first; the other models do not matter."""
+    names = [("a1", "A", 0.9), ("a2", "A", 0.8), ("b1", "B", 0.5), ("b2", "B", 0.4), ("c1", "C", 0.7)]
+    last = pd.DataFrame(names, columns=["video", "class_name", "video_confidence"]).assign(video_right=True)
+    first = last.assign(video_right=last.video == "b2")
+    models = {"supervised": first, "sd": first, "videossl": last}
+    assert list(figure5.pick_videos(models, 4).video) == ["a1", "c1", "b1", "a2"]
+    assert figure5.pick_videos({"videossl": last}, 4).empty
 
 
-def test_the_matrix_says_in_words_what_it_counts():
-    assert cells(matrix.html(TABLE, ["A", "B", "C<&>"])) == {
-        "true A, said A: 1 video": ("1", "button"),
-        "true A, said B: 2 videos": ("2", "button"),
-        "true B, said A: 1 video": ("1", "button"),
-        "true B, said B: 1 video": ("1", "button"),
-        "true C<&>, said A: 1 video": ("1", "button"),
+def entries(html: str) -> dict[str, tuple[str, str]]:
+    """Each entry's description in words -> its text and its tag."""
+    elements = ElementTree.fromstring(f"<all>{html}</all>").iter()
+    return {e.get("aria-label"): (e.text, e.tag) for e in elements if e.get("aria-label")}
+
+
+def test_matrix_says_in_words_what_it_counts():
+    assert entries(matrix.html(TABLE, ["A", "B", "C<&>"])) == {
+        "true A, predicted A: 1 video": ("1", "button"),
+        "true A, predicted B: 2 videos": ("2", "button"),
+        "true B, predicted A: 1 video": ("1", "button"),
+        "true B, predicted B: 1 video": ("1", "button"),
+        "true C<&>, predicted A: 1 video": ("1", "button"),
     }
     static = matrix.html(TABLE, ["A", "B", "C<&>"], tag="span")
-    assert {tag for _, tag in cells(static).values()} == {"span"}
+    assert {tag for _, tag in entries(static).values()} == {"span"}
 
 
-def test_of_many_classes_the_most_frequent_mistakes_are_listed():
-    draw = np.random.default_rng(0)
+def test_matrix_of_many_classes_lists_mistakes():
+    """The most frequent ones."""
+    rng = np.random.default_rng(0)
     classes = [f"k{i}" for i in range(101)]
-    table = pd.DataFrame(
-        {"class_name": draw.choice(classes, 4000), "video_pred": draw.choice(classes[:9], 4000)}
-    )
-    counted = pd.crosstab(table.class_name, table.video_pred)
-    best = sorted(-counted.loc[t, s] for t in counted.index for s in counted.columns if t != s)[
-        : matrix.PAIRS
-    ]
-    shown = [int(text.rsplit(": ", 1)[1]) for text, _ in cells(matrix.html(table, classes)).values()]
-    assert shown == [-n for n in best]
+    draws = {"class_name": rng.choice(classes, 4000), "video_pred": rng.choice(classes[:9], 4000)}
+    table = pd.DataFrame(draws)
+    counts = pd.crosstab(table.class_name, table.video_pred)
+    wrong = sorted((counts.loc[t, s] for t in counts.index for s in counts.columns if t != s), reverse=True)
+    shown = [int(text.rsplit(": ", 1)[1]) for text, _ in entries(matrix.html(table, classes)).values()]
+    assert shown == wrong[: matrix.PAIRS]
 
 
-@pytest.mark.parametrize("share", [0, 0.1, 0.3, 0.45, 0.5, 0.6, 0.8, 1])
-def test_numbers_can_be_read_on_every_colour(share):
-    """A contrast of at least 4.5 to 1, as WCAG 2 asks for."""
-    back, text = re.fullmatch(r"background:#(\w{6});color:(black|white)", matrix.paint(share)).groups()
-    parts = np.array([int(back[i : i + 2], 16) for i in (0, 2, 4)]) / 255
-    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
-    light = linear @ [0.2126, 0.7152, 0.0722] + 0.05
-    assert (
-        max(light, 1.05 if text == "white" else 0.05) / min(light, 1.05 if text == "white" else 0.05) >= 4.5
-    )
+def test_numbers_readable_on_every_colour():
+    """A contrast of at least 4.5 to 1, as WCAG 2 demands."""
+    for share in np.linspace(0, 1, 501):
+        back, text = re.fullmatch(r"background:#(\w{6});color:(black|white)", matrix.paint(share)).groups()
+        parts = np.array([int(back[i : i + 2], 16) for i in (0, 2, 4)]) / 255
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        luminances = [linear @ [0.2126, 0.7152, 0.0722] + 0.05, 1.05 if text == "white" else 0.05]
+        assert max(luminances) / min(luminances) >= 4.5, share
+
+
+class Seen:
+    """What a user sees of the explorer, and finds by its name."""
+
+    def __init__(self, widget: ipywidgets.Widget):
+        parts = [widget]
+        for part in parts:
+            parts += getattr(part, "children", ())
+        self.menus = {p.description: p for p in parts if hasattr(p, "value") and hasattr(p, "description")}
+        self.buttons = {p.description: p for p in parts if isinstance(p, ipywidgets.Button)}
+        (self.matrix,) = (p for p in parts if isinstance(p, matrix.Matrix))
+        (self.films,) = (p for p in parts if isinstance(p, ipywidgets.HTML))
+
+    def press(self, true: str, predicted: str) -> None:
+        self.matrix._handle_custom_msg({"true": true, "predicted": predicted}, [])  # what the browser sends
+
+    def videos(self) -> list[str]:
+        return re.findall(r'<figcaption[^>]*><b title="([^"]+)">', self.films.value)
 
 
 @pytest.fixture
-def made(tiny):
-    """An explorer of three trained runs, two of them with the seed that is asked for."""
+def run(tiny) -> explorer.Run:
+    """One of three trained runs, of which two have its seed."""
     for given in ({"method": "supervised"}, {"method": "sd"}, {"method": "sd", "seed": 1}):
         training.train(tiny(**given, eval_every=4))
     p = tiny(method="sd")
-    asked = {"dataset": "tiny", "outputs": p.outputs, "label_pct": 50, "videos": 4}
-    asked |= {"source": "demo", "methods": ["supervised", "sd", "videossl"]}
-    data = prepare.prepare(p, with_teacher=False)
-    return explorer.Explorer(params.load(params.FigureParams, **asked), data), p
+    which = {"dataset": "tiny", "outputs": p.outputs, "label_pct": 50, "method": "sd", "shown": 4}
+    which["methods"] = ["supervised", "sd", "videossl"]
+    return explorer.Run(params.load(notebook.FigureParams, **which), prepare.prepare(p, with_teacher=False))
 
 
-def test_menus_and_matrix_show_the_videos_they_name(made):
-    seen, p = made
-    seen.widget()
-    answers = {
-        m: pd.read_csv(p.run_dir.parents[2] / m / "50/seed0/predictions_test.csv")
-        for m in ("supervised", "sd")
-    }
-    table = answers["sd"]
+@pytest.mark.slow
+def test_menus_and_matrix_show_the_videos_they_name(run):
+    folder = run.p.run_dir.parents[2]
+    tables = {m: pd.read_csv(folder / m / "50/seed0/predictions_test.csv") for m in ("supervised", "sd")}
+    table = tables["sd"]
+    seen = Seen(explorer.build(run))
     assert seen.menus["run"].options == ("SD, 50 %, seed 0", "SD, 50 %, seed 1", "Supervised, 50 %, seed 0")
-    assert seen.menus["run"].value == "SD, 50 %, seed 0"  # videossl has not been trained
+    assert seen.menus["run"].value == "SD, 50 %, seed 0"
 
-    drawn = []
-    seen.film = lambda video, caption: drawn.append(video) or f"<p>{caption}</p>"
-    counted = pd.crosstab(table.class_name, table.video_pred)
-    buttons = re.findall(
-        r'data-true="([^"]+)" data-said="([^"]+)" aria-label="[^"]+: (\d+) v', seen.matrix.html
-    )
-    assert {(t, s): int(n) for t, s, n in buttons} == {k: n for k, n in counted.stack().items() if n}
-    for true, said, n in buttons:
-        drawn.clear()
-        seen.matrix._handle_custom_msg({"true": true, "said": said}, [])  # what the browser sends
-        rows = table[(table.class_name == true) & (table.video_pred == said)]
+    entry = r'data-true="([^"]+)" data-predicted="([^"]+)" aria-label="[^"]+: (\d+) v'
+    buttons = re.findall(entry, seen.matrix.html)
+    counts = pd.crosstab(table.class_name, table.video_pred).stack()
+    assert {(t, s): int(n) for t, s, n in buttons} == counts[counts > 0].to_dict()
+    for true, predicted, n in buttons:
+        seen.press(true, predicted)
+        rows = table[(table.class_name == true) & (table.video_pred == predicted)]
         assert len(rows) == int(n)
-        assert sorted(drawn) == sorted(rows.sort_values("video_confidence", ascending=False).video[:4])
+        rows = rows.sort_values(["video_confidence", "video"], ascending=[False, True])
+        assert seen.videos() == list(rows.video[:4])
         assert f"of {n}. " in seen.films.value
-        assert (seen.menus["true"].value, seen.menus["said"].value) == (true, said)
-    row = table.set_index("video").loc[drawn[0]]
-    other = answers["supervised"].set_index("video").loc[drawn[0]]
+        assert (seen.menus["true class"].value, seen.menus["predicted class"].value) == (true, predicted)
+    row, other = (tables[m].set_index("video").loc[seen.videos()[0]] for m in ("sd", "supervised"))
     assert f"SD: {row.video_pred} ({row.video_confidence:.2f})" in seen.films.value
     assert f"{'✓' if other.video_right else '✗'} Supervised: {other.video_pred}" in seen.films.value
 
-    drawn.clear()
-    seen.all.click()
+    seen.buttons["show all"].click()
     assert f"Videos 1 to 4 of {len(table)}." in seen.films.value
-    assert seen.back.disabled
-    while not seen.on.disabled:
-        seen.on.click()
-    assert drawn == list(table.sort_values(["video_confidence", "video"], ascending=[False, True]).video)
+    assert seen.buttons["← previous"].disabled
+    pages = [seen.videos()]
+    while not seen.buttons["next →"].disabled:
+        seen.buttons["next →"].click()
+        pages.append(seen.videos())
+    surest = table.sort_values(["video_confidence", "video"], ascending=[False, True])
+    assert [video for page in pages for video in page] == list(surest.video)
+    seen.buttons["← previous"].click()
+    assert seen.videos() == pages[-2]
     seen.menus["confidence"].value = (0.99, 1)
     assert "No test video fits" in seen.films.value
-    assert seen.on.disabled
+    assert seen.buttons["next →"].disabled
 
 
-def test_another_run_brings_its_own_answers(made):
-    seen, p = made
-    seen.widget()
-    before = seen.matrix.html
+@pytest.mark.slow
+def test_another_run_brings_its_own_predictions(run):
+    seen = Seen(explorer.build(run))
     seen.menus["run"].value = "SD, 50 %, seed 1"
-    table = pd.read_csv(p.run_dir.parent / "seed1/predictions_test.csv")
-    assert seen.matrix.html != before
-    assert cells(seen.matrix.html).keys() == cells(matrix.html(table, seen.data.classes)).keys()
-    assert list(seen.models) == ["sd"]  # the only method trained with this seed
-    path = runs.Run(p.run_dir).predictions_test
+    table = pd.read_csv(run.p.run_dir.parent / "seed1/predictions_test.csv")
+    assert entries(seen.matrix.html).keys() == entries(matrix.html(table, run.data.classes)).keys()
+    assert seen.matrix.html != run.matrix()
+    assert "Supervised" not in seen.films.value  # sd is the only method trained with this seed
+    path = runs.Run(run.p.run_dir).predictions_test
     path.write_text(path.read_text().replace("clock", "klock"))
     seen.menus["run"].value = "SD, 50 %, seed 0"
     assert "tested on other videos" in seen.films.value
 
 
-def test_the_page_without_a_kernel(made):
-    seen, _ = made
-    page = seen.static()
-    assert page.count("<video") == min(4, int((~seen.table.video_right).sum()))
+@pytest.mark.slow
+def test_page_without_a_kernel(run):
+    page = run.static()
+    assert page.count("<video") == min(4, int((~run.table.video_right).sum()))
     assert "<button" not in page

@@ -11,75 +11,64 @@ import subprocess
 import sys
 import time
 
-from support import helpers
 import numpy as np
-import pandas as pd
 import pytest
-from support import workers
-from support.helpers import MOMENTS, TINY, same, without_times
+from support import helpers, workers
+from support.helpers import MOMENTS, TINY, record, same
 
 from videossl_core import params, prepare, runs
 from videossl_core.data import files, frames
 from videossl_core.data.frames import FrameStore, StoreSettings
 
-SETTINGS = StoreSettings(32, 90, 4)
+pytestmark = [pytest.mark.kill, pytest.mark.slow]
 LONGER = {"steps": 12, "eval_every": 4, "log_every": 3}
 
 
-def record(run: runs.Run) -> dict:
-    """All that a run leaves: its checkpoint in full, and its tables."""
-    log = pd.read_csv(run.log).drop(columns=list(helpers.TIMES))
-    tables = {
-        path.name: path.read_bytes() for path in (run.split, run.metrics, run.predictions_test, run.per_class)
-    }
-    return {"checkpoint": without_times(run.read_checkpoint()), "log": log.to_csv(), **tables}
-
-
-@pytest.mark.parametrize("method", ["videossl", "mt_sd"])
-def test_a_run_that_is_killed_and_started_again_equals_one_that_is_not(tiny, tmp_path, times, fault, method):
+@pytest.mark.parametrize(
+    ("method", "by"), [("videossl", signal.SIGKILL), ("mt_sd", signal.SIGKILL), ("mt_sd", signal.SIGINT)]
+)
+def test_killed_run_equals_uninterrupted(tiny, tmp_path, times, fault, method, by):
+    """Hit at a random call of each of MOMENTS, and once more after a random time."""
     given = TINY | LONGER | {"method": method, "seed": 3}
     whole = tiny(**LONGER, method=method, seed=3, outputs=tmp_path / "whole")
-    helpers.finish(helpers.train, given | {"outputs": tmp_path / "whole"}, None, tmp_path / "calls")
+    helpers.finish(helpers.train, given | {"outputs": whole.outputs}, None, by, tmp_path / "calls")
     truth = record(runs.Run(whole.run_dir))
     assert truth["checkpoint"]["step"] == 12
-    calls = {
-        m: int(n) for n, m in (line.split(" ", 1) for line in (tmp_path / "calls").read_text().splitlines())
-    }
+    lines = (line.split(" ", 1) for line in (tmp_path / "calls").read_text().splitlines())
+    calls = {moment: int(n) for n, moment in lines}
     assert calls.keys() == MOMENTS.keys()
     rng = random.Random(method)
     began = 0
     for trial in range(times):
-        # every step is saved in every second trial, else only around the evaluations
-        minutes = {"checkpoint_minutes": 0 if trial % 2 else 10}
         p = tiny(**LONGER, method=method, seed=3, outputs=tmp_path / f"trial{trial}")
-        mine = given | minutes | {"outputs": p.outputs}
+        # every step is saved in every second trial, else only around the evaluations
+        mine = given | {"outputs": p.outputs, "checkpoint_minutes": 0 if trial % 2 else 10}
         moment = list(MOMENTS)[trial % len(MOMENTS)]
-        process = helpers.start(helpers.train, mine, (moment, rng.randint(1, calls[moment])))
+        process = helpers.start(helpers.train, mine, (moment, rng.randint(1, calls[moment])), by)
         process.join()
-        assert process.exitcode == -signal.SIGKILL, moment
-        process = helpers.start(helpers.train, mine)  # and once more, after a random time
+        assert process.exitcode == (1 if by == signal.SIGINT else -by), moment
+        process = helpers.start(helpers.train, mine)
         time.sleep(rng.uniform(0.05, 0.8))
-        process.kill()
+        os.kill(process.pid, by)
         process.join()
         run = runs.Run(p.run_dir)
         began += run.checkpoint.exists()
         helpers.finish(helpers.train, mine)
         assert same(record(run), truth), moment
-        left = {path.name for path in run.folder.iterdir()}
-        assert left == {path.name for path in run.files} | {".lock"}, "half-written files stay"
+        assert {path.name for path in run.folder.iterdir()} == {*runs.FILES, ".lock"}, "half-written files"
     assert began or times < 4
-    fault(f"kill -9 of a {method} run: {', '.join(MOMENTS)}, or after a random time", 2 * times, "nothing")
+    how = "kill -9" if by == signal.SIGKILL else "Ctrl+C"
+    fault(f"{how} of a {method} run: {', '.join(MOMENTS)}, or after a random time", 2 * times, "nothing")
 
 
-def test_a_full_disk_spares_the_last_checkpoint(tiny, tmp_path, fault):
+def test_full_disk_spares_the_last_checkpoint(tiny, tmp_path, fault):
     given = TINY | LONGER | {"method": "sd"}
     whole, p = (tiny(**LONGER, method="sd", outputs=tmp_path / name) for name in ("whole", "full"))
     helpers.finish(helpers.train, given | {"outputs": whole.outputs})
     truth = record(runs.Run(whole.run_dir))
     size = runs.Run(whole.run_dir).checkpoint.stat().st_size
     run = runs.Run(p.run_dir)
-    process = helpers.start(helpers.train, given | {"outputs": p.outputs}, ("changing the weights", 7))
-    process.join()
+    helpers.start(helpers.train, given | {"outputs": p.outputs}, ("changing the weights", 7)).join()
     before = run.checkpoint.read_bytes()
     for most in (size // 2, size // 10, 1000):
         process = helpers.start(helpers.train_with_small_files, given | {"outputs": p.outputs}, most)
@@ -92,7 +81,7 @@ def test_a_full_disk_spares_the_last_checkpoint(tiny, tmp_path, fault):
     fault("no room on the disk for a checkpoint (limit on the size of files)", 3, "nothing")
 
 
-def test_the_message_about_a_full_disk_names_the_file_and_the_way_out(tmp_path, monkeypatch):
+def test_full_disk_message(tmp_path, monkeypatch):
     run = runs.Run(tmp_path)
     run.write_checkpoint({"metrics": [], "log": [], "step": 1})
 
@@ -100,16 +89,15 @@ def test_the_message_about_a_full_disk_names_the_file_and_the_way_out(tmp_path, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(
-        runs.RunError, match=r"checkpoint.pt: could not be written.*No space left.*one before stays"
-    ):
+    message = r"checkpoint.pt: could not be written.*No space left.*one before stays"
+    with pytest.raises(runs.RunError, match=message):
         run.write_checkpoint({"metrics": [], "log": [], "step": 2})
     assert run.read_checkpoint()["step"] == 1
     with pytest.raises(OSError, match=r"No space left on device: .*a.txt"):
         files.write_text(tmp_path / "a.txt", "text")
 
 
-def test_decoding_that_is_killed_and_started_again_ends_in_the_same_store(tmp_path, times, fault):
+def test_killed_decoding_ends_in_the_same_store(tmp_path, times, fault):
     names = helpers.small_videos(tmp_path / "videos", [f"c{i % 3}/v{i:02d}.mp4" for i in range(40)])
     (tmp_path / "videos/c1/v00.mp4").write_text("broken")
     names.append("c1/v00.mp4")
@@ -128,13 +116,11 @@ def test_decoding_that_is_killed_and_started_again_ends_in_the_same_store(tmp_pa
         helpers.finish(helpers.decode_all, tmp_path / f"s{trial}", tmp_path / "videos", names)
         assert helpers.tree(tmp_path / f"s{trial}") == truth
     assert part or times < 10
-    fault(
-        f"kill -9 while videos are decoded, at a random time ({part} with a part done)", 2 * times, "nothing"
-    )
+    fault(f"kill -9 while videos are decoded, at random ({part} with a part done)", 2 * times, "nothing")
 
 
-def test_preparation_that_is_killed_ends_in_the_same_targets(tmp_path, times, fault):
-    """Rendering, decoding, and asking the teacher; the table differs, as the videos' times do."""
+def test_killed_preparation_ends_in_the_same_targets(tmp_path, times, fault):
+    """Rendering, decoding, and running the teacher; the table differs, as the videos' times do."""
     helpers.finish(helpers.prepare_all, TINY | {"outputs": tmp_path / "whole"}, tmp_path / "log")
     whole = helpers.tree(tmp_path / "whole/tiny/data")  # the shared one may have more
     truth = {k: v for k, v in whole.items() if not k.endswith("store.csv")}
@@ -155,11 +141,11 @@ def test_preparation_that_is_killed_ends_in_the_same_targets(tmp_path, times, fa
     fault("kill -9 while videos are rendered, decoded, or shown to the teacher", trials, "nothing")
 
 
-def test_a_video_that_crashes_or_hangs_the_decoder_costs_itself_only(tmp_path, monkeypatch, fault):
+def test_crash_or_hang_costs_one_video(tmp_path, monkeypatch, fault):
     names = [f"{what}{i}.mp4" for i in range(3) for what in ("fine", "segfault", "exit", "hang")]
     helpers.small_videos(tmp_path / "videos", names)
     monkeypatch.setattr(frames, "_try_video", workers.misbehave)
-    store = FrameStore(tmp_path, SETTINGS)
+    store = FrameStore(tmp_path, StoreSettings(32, 90, 4))
     store.add(names, tmp_path / "videos", workers=3, timeout=2)
     reasons = store.table.reason
     assert sorted(reasons.index) == sorted(names)
@@ -175,56 +161,55 @@ def test_a_video_that_crashes_or_hangs_the_decoder_costs_itself_only(tmp_path, m
     fault("a decoder that crashes (segmentation fault, exit) or hangs", 9, "those videos, listed")
 
 
-def test_two_at_once_decode_each_video_once(tmp_path, fault):
+def crowd(*calls) -> list[int]:
+    """Functions with their arguments, each in a process, all at once; their exit codes."""
+    processes = [helpers.start(*call) for call in calls]
+    for process in processes:
+        process.join()
+    return sorted(process.exitcode for process in processes)
+
+
+def test_crowd_decodes_each_video_once(tmp_path, fault):
     names = helpers.small_videos(tmp_path / "videos", [f"v{i}.mp4" for i in range(24)])
     helpers.finish(helpers.decode_all, tmp_path / "whole", tmp_path / "videos", names)
     log = tmp_path / "decoded.txt"
-    both = [
-        helpers.start(helpers.decode_all, tmp_path / "shared", tmp_path / "videos", part, log)
-        for part in (names, names[6:], names[:18])
-    ]
-    for process in both:
-        process.join()
-        assert process.exitcode == 0
+    parts = (names, names[6:], names[:18])
+    shared = tmp_path / "shared", tmp_path / "videos"
+    assert crowd(*((helpers.decode_all, *shared, part, log) for part in parts)) == [0, 0, 0]
     assert sorted(log.read_text().split()) == sorted(names)
     assert helpers.tree(tmp_path / "shared") == helpers.tree(tmp_path / "whole")
     fault("three processes preparing one data set at once", 1, "nothing, nothing done twice")
 
 
-def test_two_at_once_ask_the_teacher_once(tmp_path, fault):
+def test_crowd_runs_the_teacher_once(tmp_path, fault):
     given = TINY | {"outputs": tmp_path / "outputs"}
-    log = tmp_path / "asked.txt"
-    both = [helpers.start(helpers.prepare_all, given, log) for _ in range(2)]
-    for process in both:
-        process.join()
-        assert process.exitcode == 0
+    log = tmp_path / "seen.txt"
+    assert crowd(*[(helpers.prepare_all, given, log)] * 2) == [0, 0]
     data = prepare.prepare(params.load(**given), with_teacher=True)
     assert len(log.read_text().split()) == 28  # the training videos, one batch of frames each
     assert len(list(data.targets.folder.rglob("*.npy"))) == 28
-    fault(
-        "two processes rendering, decoding and asking the teacher at once", 1, "nothing, nothing done twice"
-    )
+    what = "two processes rendering, decoding and running the teacher at once"
+    fault(what, 1, "nothing, nothing done twice")
 
 
-def test_two_processes_train_one_run(tiny, tmp_path, fault):
+def test_crowd_trains_one_run_once(tiny, tmp_path, fault):
     given = TINY | {"steps": 40, "eval_every": 40, "outputs": tmp_path / "outputs"}
     p = tiny(steps=40, eval_every=40)
-    both = [helpers.start(helpers.train, given) for _ in range(2)]
-    for process in both:
-        process.join()
-    assert sorted(process.exitcode for process in both) == [0, 1]
+    assert crowd(*[(helpers.train, given)] * 2) == [0, 1]
     assert runs.Run(p.run_dir).finished
     fault("two processes training into one folder at once", 1, "nothing, the second is refused")
 
 
-def test_a_script_that_its_own_workers_run_again_is_told_so(tmp_path):
-    """They would wait for the folder that the script which started them holds."""
+def test_script_without_main_guard(tmp_path):
+    """Its workers run it again. They would wait for the folder that the script which started them holds."""
     (tmp_path / "script.py").write_text(
         "from pathlib import Path\n"
         "from videossl_core.data import files, pool\n"
         "with files.locked(Path('held')):\n"
-        "    print(list(pool.each(abs, [1, 2], workers=1)))\n"
+        "    print(list(pool.map_unordered(abs, [1, 2], workers=1)))\n"
     )
     command = [sys.executable, "script.py"]
-    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert "below if __name__ == '__main__':" in said.stdout
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("RuntimeError: no worker process can start")
+    assert last.endswith("below if __name__ == '__main__':")

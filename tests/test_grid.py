@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from videossl_core import params, runs
-from videossl_lab import execute, grid
+from videossl_lab import execute, grid, results
 
 CONFIG = ["dataset=tiny", "methods=supervised,sd", "fractions=50,30", "seeds=0,1"]
 
@@ -44,7 +44,7 @@ def test_failing_cell(project):
     notebook = outputs / "tiny/grid/train-sd-30-seed1.ipynb"
     assert listed == [("train", "sd-30-seed1", str(notebook))]
     assert "RunError" in notebook.read_text()
-    finished = runs.find(outputs, "tiny")
+    finished = results.find(outputs, "tiny")
     finished = finished[finished.label_pct.isin([50, 30]) & finished.method.isin(["supervised", "sd"])]
     cells = set(zip(finished.method, finished.label_pct, finished.seed, strict=True))
     assert len(cells & {(m, f, s) for m in ("supervised", "sd") for f in (50, 30) for s in (0, 1)}) == 7

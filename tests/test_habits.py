@@ -10,10 +10,13 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from videossl_core import runs
 from videossl_core.params import ROOT
 
 BIN = Path(sys.executable).parent
@@ -127,3 +130,20 @@ def test_citation():
     paper = cited["references"][0]
     assert [author["family-names"] for author in paper["authors"]] == ["Jing", "Parag", "Wu", "Tian", "Wang"]
     assert paper["url"].endswith("2003.00197")
+
+
+@pytest.mark.slow
+def test_tracking_example(project):
+    """The lines of docs/tracking.md, as they stand there: TensorBoard gets what the run's own tables hold."""
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/tracking.md").read_text(), re.S)[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    events = EventAccumulator(str(project / "outputs/tensorboard/demo/videossl/10/seed0"))
+    events.Reload()
+    run = runs.Run(project / "outputs/demo/videossl/10/seed0")
+    log, metrics = pd.read_csv(run.log), pd.read_csv(run.metrics)
+    metrics = metrics[metrics.subset == "test"]
+    for tag, table in (("train/loss", log), ("train/loss_distil", log), ("test/video_top1", metrics)):
+        points = events.Scalars(tag)
+        assert [point.step for point in points] == list(table.step)
+        assert [point.value for point in points] == pytest.approx(list(table[tag.split("/")[1]]), rel=1e-5)

@@ -1,4 +1,4 @@
-"""``make lab``: JupyterLab on the tour, for nobody but who sits here and has the token."""
+"""``make lab``: JupyterLab on the tour, on localhost only, for who has the token."""
 
 import json
 import time
@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 
 import psutil
+import pytest
 from support import server
 
 
@@ -23,6 +24,7 @@ def get(url: str) -> tuple[int, str, bytes]:
         return error.code, error.headers.get("Location", ""), error.read()
 
 
+@pytest.mark.slow
 def test_make_lab(lab, tmp_path):
     with server.jupyterlab(lab, tmp_path) as jupyter:
         until, listening = time.monotonic() + 30, []
@@ -39,9 +41,9 @@ def test_make_lab(lab, tmp_path):
         assert {address.ip for address in listening} == {"127.0.0.1"}
         assert "/lab/tree/notebooks/tour.ipynb?token=" in (tmp_path / "log.txt").read_text()
 
-        status, _, said = get(jupyter.url("api/contents/notebooks"))
+        status, _, content = get(jupyter.url("api/contents/notebooks"))
         assert status == 200
-        assert "train.ipynb" in [entry["name"] for entry in json.loads(said)["content"]]
+        assert "train.ipynb" in [entry["name"] for entry in json.loads(content)["content"]]
         assert get(jupyter.url("api/contents/notebooks", token=False))[0] == 403
         status, where, _ = get(jupyter.url("lab", token=False))
         assert (status, where.partition("?")[0]) == (302, "/login")

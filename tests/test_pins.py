@@ -1,6 +1,6 @@
-"""What must not change unless somebody means it: a tiny run of every method, the random draws, the tables.
+"""What changes only on purpose: a tiny run of every method, the random draws, the published tables.
 
-The values lie in ``tests/pins/``. Where a change is meant, ``python tests/test_pins.py`` writes them anew, and
+The values lie in ``tests/pins/``; ``python tests/test_pins.py`` writes them again where a change is meant, and
 the commit says why.
 """
 
@@ -21,7 +21,7 @@ GIVEN = {"tau": 0.5, "delta": 0.075, "seed": 3, "hflip": True, "lr": 0.05, "cons
 
 
 def summary(run: runs.Run) -> dict:
-    """Loss parts, accuracy and weights of a run, as numbers that another processor's rounding leaves alike."""
+    """Loss parts, accuracy and weights of a run, as numbers that rounding leaves nearly alike."""
     state = run.read_checkpoint()
     digest = b"".join(k.encode() + v.numpy().tobytes() for k, v in sorted(state["model"].items()))
     log = pd.read_csv(run.log)
@@ -47,7 +47,7 @@ def tables(dataset: str) -> dict[str, str]:
     plain = every[every.variant.fillna("") == ""] if "variant" in every else every
     found = {"results": paper.results_table(plain, dataset)}
     if (results.FOLDER / dataset / "answers.csv").exists():
-        compared = claims.Runs(every, results.answers(every))
+        compared = claims.Runs(every, results.predicted_classes(every))
         found["claims"], found["gains"] = claims.claims(compared), compared.gains()
         found["variants"] = compared.variants()
         found["figure6"] = claims.improved(results.by_class(every), 10).round(2).to_frame("gain")

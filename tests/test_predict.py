@@ -10,7 +10,7 @@ from support.helpers import TINY
 from videossl_core import evaluation, params, predict, prepare, runs, training
 from videossl_core.data import codec
 from videossl_core.params import ParameterError
-from videossl_lab import plots, predicted
+from videossl_lab import films, plots, predicted
 
 
 @pytest.fixture(scope="module")
@@ -105,15 +105,15 @@ def test_nothing_to_predict(trained, tmp_path):
 
 def test_what_a_browser_gets(folder, tmp_path):
     source = folder / "a.mp4"
-    assert codec.for_browser(source) == source.read_bytes()  # it plays as it is
+    assert films.for_browser(source) == source.read_bytes()  # it plays as it is
     wide = tmp_path / "wide.avi"
     frames = np.random.default_rng(0).integers(0, 255, (300, 90, 640, 3), dtype=np.uint8)
     codec.write(tmp_path / "wide.mp4", frames, qp=40)
     shutil.copy(tmp_path / "wide.mp4", wide)  # a name that no browser takes: re-encoded
-    (tmp_path / "made.mp4").write_bytes(codec.for_browser(wide))
+    (tmp_path / "made.mp4").write_bytes(films.for_browser(wide))
     made = list(codec.decode(tmp_path / "made.mp4"))
     assert (made[0].width, made[0].height) == (320, 44)
     assert len(made) == pytest.approx(250, abs=2)  # ten seconds
     assert made[-1].time == pytest.approx(10, abs=0.1)
     with pytest.raises(codec.VideoError):
-        codec.for_browser(folder / "empty.mp4")
+        films.for_browser(folder / "empty.mp4")

@@ -91,7 +91,7 @@ def test_checkpoint_between_log_rows(tiny):
         next(steps)
         next(steps)
         run.write_checkpoint(trainer.state_dict())
-    assert run.read_checkpoint()["window"]["steps"] == 2
+    assert len(run.read_checkpoint()["window"]) == 2
     assert same(without_times(trained(p)), without_times(whole))
 
 

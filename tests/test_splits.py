@@ -1,4 +1,4 @@
-"""Label splits: properties of the draws, and what a label list may not say."""
+"""Label splits: properties of the draws, and errors in label lists."""
 
 import warnings
 from pathlib import Path
@@ -13,18 +13,16 @@ from videossl_core.data import datasets, splits
 from videossl_core.data.splits import SplitError
 
 
-def index_of(sizes: list[int], root="."):
+def index_of(sizes: list[int]) -> datasets.Index:
     rows = [(f"c{k}/v{i:03d}.avi", f"c{k}", "train") for k, n in enumerate(sizes) for i in range(n)]
     rows += [(f"c{k}/t.avi", f"c{k}", "test") for k in range(len(sizes))]
-    table = pd.DataFrame(rows, columns=["video", "class_name", "split"]).sort_values(
-        "video", ignore_index=True
-    )
+    table = pd.DataFrame(sorted(rows), columns=["video", "class_name", "split"])
     classes = [f"c{k}" for k in range(len(sizes))]
     table["label"] = table.class_name.map(classes.index)
-    return datasets.Index(root, table, classes, classes)
+    return datasets.Index(Path(), table, classes, classes)
 
 
-def split_of(index, **given):
+def split_of(index: datasets.Index, **given) -> pd.DataFrame:
     return splits.make_split(params.load(**given), index)
 
 
@@ -33,22 +31,21 @@ sizes = st.lists(st.integers(1, 40), min_size=1, max_size=8)
 
 @settings(max_examples=60, deadline=None)
 @given(sizes, st.floats(0.5, 100), st.sampled_from(sorted(set(splits.DRAWS) - {"list"})), st.integers(0, 3))
-def test_a_draw_is_a_partition_of_the_right_size_and_repeats(sizes, pct, draw, seed):
+def test_draw(sizes, pct, draw, seed):
+    """A partition, of the right size, the same again for the same seed."""
     index = index_of(sizes)
     split = split_of(index, label_pct=pct, label_draw=draw, seed=seed)
     assert list(split.video) == list(index.table.video)
     assert (split.role == "test").sum() == len(sizes)
     labelled = split[split.role == "labelled"].groupby("class_name").size()
     if draw == "stratified":
-        assert [labelled[f"c{k}"] for k in range(len(sizes))] == [
-            max(1, int(n * pct / 100 + 1e-9)) for n in sizes
-        ]
+        expected = [max(1, int(n * pct / 100 + 1e-9)) for n in sizes]
+        assert [labelled[f"c{k}"] for k in range(len(sizes))] == expected
     elif draw == "uniform":
         assert labelled.sum() == max(1, int(sum(sizes) * pct / 100 + 1e-9))
     assert 1 <= labelled.sum() <= sum(sizes)
-    assert splits.split_hash(split_of(index, label_pct=pct, label_draw=draw, seed=seed)) == splits.split_hash(
-        split
-    )
+    again = split_of(index, label_pct=pct, label_draw=draw, seed=seed)
+    assert splits.split_hash(again) == splits.split_hash(split)
 
 
 def test_seeds_draw_differently():
@@ -56,7 +53,7 @@ def test_seeds_draw_differently():
     assert splits.split_hash(split_of(index, seed=0)) != splits.split_hash(split_of(index, seed=1))
 
 
-def test_a_split_survives_its_file():
+def test_split_survives_its_file():
     split = split_of(index_of([5, 5]))
     again = splits.from_csv(splits.to_csv(split))
     pd.testing.assert_frame_equal(again, split.reset_index(drop=True), check_dtype=False)
@@ -67,15 +64,14 @@ def test_a_split_survives_its_file():
 def listed(tmp_path):
     def make(text: str, index=None, **given):
         (tmp_path / "labels.lst").write_text(text, newline="")
-        return split_of(
-            index or index_of([3, 3]), label_draw="list", label_list=tmp_path / "labels.lst", **given
-        )
+        given |= {"label_draw": "list", "label_list": tmp_path / "labels.lst"}
+        return split_of(index or index_of([3, 3]), **given)
 
     return make
 
 
 @pytest.mark.parametrize("base", [0, 1])
-def test_ids_may_count_from_zero_or_one(listed, base):
+def test_ids_from_zero_or_one(listed, base):
     split = listed(f"Train/c0/v001.mp4*{base}\r\nc1/v002.avi*{base + 1}\r\n\r\n")  # other folder and suffix
     assert list(split.video[split.role == "labelled"]) == ["c0/v001.avi", "c1/v002.avi"]
 
@@ -87,40 +83,41 @@ def test_ids_may_count_from_zero_or_one(listed, base):
         ("c0/v000.avi*0\nc0/v001.avi*x\n", "line 2: .*is not 'path"),
         ("c0/v000.avi*0\n*1\n", "line 2: .*is not 'path"),
         ("c0/v000.avi*0\nc1/v001.avi*1c1/v002.avi*1\n", "line 2: .*is not a training video"),  # joined lines
-        ("c0/v000.avi*0\nc0/v001.avi*3\n", "line 2: label 3 is outside the 2 classes"),
-        ("c0/v000.avi*0\nc0/v001.avi*0\nc1/v001.avi*0\n", "line 3: label 0 is not that of c1, which is 1"),
+        ("c0/v000.avi*0\nc0/v001.avi*3\n", "line 2: label 3 is outside 2 classes"),
+        ("c0/v000.avi*0\nc0/v001.avi*0\nc1/v001.avi*0\n", "line 3: label 0, but c1 is 1 elsewhere"),
         ("c0/v000.avi*0\nc0/v000.avi*0\n", "line 2: .*stands in line 1 too"),
         ("c0/t.avi*0\n", "line 1: 'c0/t.avi' is not a training video"),
         ("c9/v000.avi*0\n", "line 1: .*is not a training video"),
         ("\n\n", "no labelled video"),
     ],
 )
-def test_a_wrong_line_is_named(listed, text, message):
+def test_wrong_line_named(listed, text, message):
     with pytest.raises(SplitError, match=message):
         listed(text)
 
 
-def test_a_copy_may_lack_some_videos_of_a_list(listed):
+def test_list_with_missing_videos(listed):
+    """A copy may lack max_reject_pct of a list's videos; where official lists say which exist, none."""
     lines = [f"c0/v{i:03d}.avi*0" for i in range(19)]
     index = index_of([19])
-    here = listed("\n".join(lines), index)
+    whole = listed("\n".join(lines), index)
     with pytest.warns(UserWarning, match=r"line 20: 'c0/gone.avi' is not .* \(1 of 20 such lines\)"):
         split = listed("\n".join([*lines, "c0/gone.avi*0"]), index)
-    pd.testing.assert_frame_equal(split, here)
+    pd.testing.assert_frame_equal(split, whole)
     with pytest.raises(SplitError, match=r"1 of 20 such lines\); max_reject_pct is how many may"):
         listed("\n".join([*lines, "c0/gone.avi*0"]), index, max_reject_pct=4)
-    with pytest.raises(SplitError, match=r"1 of 20 such lines\); label_draw"):  # of official lists none is
+    with pytest.raises(SplitError, match=r"1 of 20 such lines\); label_draw"):
         listed("\n".join([*lines, "c0/gone.avi*0"]), index, lists=Path("lists"))
 
 
-def test_stars_in_names_are_part_of_the_name(listed):
+def test_stars_in_names(listed):
     index = index_of([2])
     index.table.loc[index.table.video == "c0/v001.avi", "video"] = "c0/a*5*b.avi"
     split = listed("c0/a*5*b.avi*0\n", index)
     assert list(split.video[split.role == "labelled"]) == ["c0/a*5*b.avi"]
 
 
-def test_missing_and_binary_lists(tmp_path):
+def test_unreadable_lists(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone.lst: no such file"):
         split_of(index_of([2]), label_draw="list", label_list=tmp_path / "gone.lst")
     (tmp_path / "video.lst").write_bytes(b"\xff\xfe\x00\x01")
@@ -130,7 +127,7 @@ def test_missing_and_binary_lists(tmp_path):
         split_of(index_of([2]), label_draw="list", label_list=tmp_path, label_pct=10)
 
 
-def test_classes_without_a_label_are_named():
+def test_classes_without_label():
     split = split_of(index_of([20, 1]), label_draw="uniform", label_pct=5, seed=0)
     assert set(split.class_name[split.role == "labelled"]) == {"c0"}
     with pytest.warns(UserWarning, match="no labelled video of c1"):

@@ -91,7 +91,7 @@ def test_missing_weights_name_the_way_out(tmp_path, monkeypatch):
     with pytest.raises(TeacherError, match=r"no route to host.*efficientnet_lite0"):
         Classifier("resnet50")
     (tmp_path / "bad.pth").write_bytes(b"not weights")
-    with pytest.raises(TeacherError, match=r"bad.pth: not a file of weights"):
+    with pytest.raises(TeacherError, match=r"bad.pth: not the weights of"):
         Classifier("resnet50", tmp_path / "bad.pth")
     torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.pth")
     with pytest.raises(TeacherError, match=r"other.pth: not the weights of resnet50"):

@@ -71,10 +71,9 @@ def predict(
         FloatingPointError: names the video whose prediction is not finite.
     """
     ranks = ranks or Ranks()
-    mine = list(rows.video)[ranks.rank :: ranks.count]
-    clips = EvalClips(p, mine, store)
-    clip_probs = np.zeros((len(mine), len(classes)))
-    video_probs = np.zeros((len(mine), len(classes)))
+    mine = np.arange(len(rows))[ranks.rank :: ranks.count]
+    clips = EvalClips(p, list(rows.video.iloc[mine]), store)
+    clip_probs, video_probs = np.zeros((2, len(rows), len(classes)))
     batches = loader(clips, p, device, batch_size=p.batch_size)
     each = []
     network = folded(network)
@@ -83,13 +82,16 @@ def predict(
         if not np.isfinite(probs).all():
             bad = clips.videos[int(video[~np.isfinite(probs).all(1)][0])]
             raise FloatingPointError(f"{bad}: the network's prediction is not finite")
-        video, centre = video.numpy(), centre.numpy()
+        video, centre = mine[video.numpy()], centre.numpy()
         clip_probs[video[centre]] = probs[centre]
         np.add.at(video_probs, video[~centre], probs[~centre])
         if every_clip:
             each.append(probs[~centre])
+    # a video is predicted by one process, and zero in all others
+    clip_probs, video_probs = (
+        sum(parts) for parts in zip(*ranks.gather((clip_probs, video_probs)), strict=True)
+    )
     video_probs /= video_probs.sum(1, keepdims=True)
-    clip_probs, video_probs = _merged(ranks.gather((clip_probs, video_probs)), len(rows))
     table = rows[["video", "class_name", "label"]].reset_index(drop=True)
     for kind, probs in (("clip", clip_probs), ("video", video_probs)):
         best = probs.argmax(1)
@@ -97,53 +99,6 @@ def predict(
         table[f"{kind}_confidence"] = probs.max(1)
         table[f"{kind}_right"] = (table.label == best).where(table.label >= 0)
     return Predictions(table, clip_probs, video_probs, np.concatenate(each) if every_clip else None)
-
-
-@dataclass(frozen=True)
-class Gain:
-    """How much better one network is than another on the same videos, in points of top-1.
-
-    ``won`` and ``lost`` count the videos that only it, only the other gets right; ``low`` to ``high`` is a
-    95 % interval.
-    """
-
-    videos: int
-    won: int
-    lost: int
-    points: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return (
-            f"gain in video top-1: {self.points:+.1f} points (95 % interval {self.low:+.1f} to "
-            f"{self.high:+.1f}; {self.videos} videos: {self.won} won, {self.lost} lost)"
-        )
-
-
-def paired_gain(first: np.ndarray, last: np.ndarray) -> Gain:
-    """The gain of the last over the first, from which videos each gets right, (videos,) bool.
-
-    Both predict the same videos, so only those count on which they differ. The interval is the
-    normal one after half a video was added to each cell of the fourfold table, which keeps it honest when
-    there are few videos (Agresti and Min, 2005).
-    """
-    n, won, lost = len(first), int((last & ~first).sum()), int((first & ~last).sum())
-    b, c, m = won + 0.5, lost + 0.5, n + 2
-    centre, half = (b - c) / m, 1.96 * np.sqrt(b + c - (b - c) ** 2 / m) / m
-    low, high = max(-100.0, 100 * (centre - half)), min(100.0, 100 * (centre + half))
-    return Gain(n, won, lost, 100 * (won - lost) / n, float(low), float(high))
-
-
-def _merged(shares: list[tuple[np.ndarray, np.ndarray]], n: int) -> list[np.ndarray]:
-    """Put the rows of every process back into their places."""
-    whole = []
-    for parts in zip(*shares, strict=True):
-        out = np.empty((n, parts[0].shape[1]))
-        for rank, part in enumerate(parts):
-            out[rank :: len(parts)] = part
-        whole.append(out)
-    return whole
 
 
 def evenly_spaced(rows: pd.DataFrame, n: int) -> pd.DataFrame:

@@ -91,7 +91,7 @@ class Bottleneck(BasicBlock):
 
 class StemPool(nn.MaxPool3d):
     """Max-pool 3, stride 2, padding 1. Its CUDA backward adds in any order; where PyTorch is told to use
-    deterministic algorithms, the same maximum is taken of slices, one dimension after the other."""
+    deterministic algorithms, it is computed as separable maxima of slices."""
 
     def __init__(self):
         super().__init__(3, stride=2, padding=1)

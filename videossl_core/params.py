@@ -1,7 +1,6 @@
 """All parameters of a run, and how it gets them: defaults, ``params/<dataset>.yaml``, then what is given.
 
-This module is the ground floor: it imports nothing of the project, neither torch nor pandas, so that a
-misspelt parameter is refused within a moment.
+It imports nothing of the project, neither torch nor pandas: a misspelt parameter is refused in a moment.
 """
 
 import difflib
@@ -12,18 +11,15 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic import model_validator as validate_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 ROOT = Path(__file__).resolve().parents[1]
 """The project folder. Every relative path in a parameter starts here, whatever the working directory:
 papermill starts a kernel in the caller's folder, JupyterLab in the notebook's."""
 
 # The rows of the tables that these names choose from; test_params.py compares them.
-MethodName = Literal[
-    "supervised", "pseudo_label", "mean_teacher", "sd", "mt_sd", "s4l", "videossl",
-    "fixmatch", "videossl_plus",
-]  # fmt: skip
+PaperMethod = Literal["supervised", "pseudo_label", "mean_teacher", "sd", "mt_sd", "s4l", "videossl"]
+MethodName = Literal[PaperMethod, "fixmatch", "videossl_plus"]
 SourceName = Literal["demo", "ucf101", "hmdb51", "kinetics", "folder", "csv", "annotated"]
 DrawName = Literal["list", "uniform", "stratified"]
 TeacherName = Literal["resnet50", "efficientnet_lite0", "untaught"]
@@ -49,7 +45,7 @@ Names = Annotated[list[str], BeforeValidator(comma_list)]  # "a,b" or ["a", "b"]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    model_config = {"extra": "forbid", "frozen": True, "validate_default": True, "allow_inf_nan": False}
 
     def but(self, **changes) -> Self:
         """The same parameters with some changed, checked like all others.
@@ -180,7 +176,7 @@ class Params(WhichRun):
     last_clip: Literal["drop", "pad"] = Field("drop", description="a rest shorter than a clip")
     log_every: int = Field(10, ge=1, description="iterations between two rows of log.csv")
 
-    @validate_model(mode="after")
+    @model_validator(mode="after")
     def _fit_together(self) -> Self:
         if self.crop_size > self.frame_size:
             raise ValueError(f"crop_size = {self.crop_size} is larger than frame_size = {self.frame_size}")
@@ -219,14 +215,12 @@ def of_run(which: WhichRun) -> Params:
     path = which.run_dir / "params.json"
     if not path.exists():
         given = " ".join(f"-p {n} {getattr(which, n)}" for n in ("dataset", "method", "label_pct", "seed"))
-        raise ParameterError(
-            f"no run in {which.run_dir}; train it: papermill notebooks/train.ipynb out.ipynb {given}"
-        )
-    values = json.loads(path.read_text(encoding="utf-8"))
-    dropped = {"tensorboard", "num_processes"}  # of runs made before these parameters went
-    values = {name: value for name, value in values.items() if name not in dropped}
-    here = {name: getattr(which, name) for name in Bookkeeping.model_fields}
-    return check(Params, values | here, str(path))
+        command = f"papermill notebooks/train.ipynb out.ipynb {given}"
+        raise ParameterError(f"no run in {which.run_dir}; train it: {command}")
+    recorded = json.loads(path.read_text(encoding="utf-8"))
+    # parameters that have gone since are passed over
+    values = {name: value for name, value in recorded.items() if name in Params.model_fields}
+    return check(Params, values | {n: getattr(which, n) for n in Bookkeeping.model_fields}, str(path))
 
 
 def load(model: type[AnyParams] = Params, /, **given) -> AnyParams:  # type: ignore[assignment]
@@ -246,15 +240,13 @@ def load(model: type[AnyParams] = Params, /, **given) -> AnyParams:  # type: ign
         values |= _read_file(ROOT / "params" / f"{dataset}.yaml")
     p = check(model, {k: v for k, v in values.items() if k in model.model_fields} | given, "the parameters")
     if isinstance(p, Params) and p.source is None:  # a misspelt data set must not train on something else
-        raise ParameterError(
-            f"dataset = {p.dataset!r}: there is no params/{p.dataset}.yaml{nearest(p.dataset, _datasets())}; "
-            "for videos of your own give source and root too"
-        )
+        what = f"there is no params/{p.dataset}.yaml{nearest(p.dataset, _datasets())}"
+        raise ParameterError(f"dataset = {p.dataset!r}: {what}; for your own videos give source and root too")
     return p
 
 
 def _read_file(path: Path, seen: tuple[Path, ...] = ()) -> dict:
-    """The values of a parameter file and, where it is silent, those of its ``base``; {} if there is none."""
+    """The values of a parameter file, and those of its ``base`` where it is silent; {} if there is none."""
     if path in seen:
         raise ParameterError(f"{path}: base leads back to this file")
     if not path.exists():

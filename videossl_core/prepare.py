@@ -40,15 +40,6 @@ class Data:
         return self.split[self.split.role == role].reset_index(drop=True)
 
 
-def draw(p: Params, index: datasets.Index, rejected: pd.Series) -> pd.DataFrame:
-    """The label split of the usable videos; labels are drawn among them, a list loses what is rejected."""
-    usable = replace(index, table=index.table[~index.table.video.isin(rejected)].reset_index(drop=True))
-    if p.label_draw != "list":
-        return splits.make_split(p, usable)
-    split = splits.make_split(p, index)
-    return split[~split.video.isin(rejected)].reset_index(drop=True)
-
-
 def decode(p: Params, folder: Path, root: Path, videos: list[str]) -> tuple[FrameStore, pd.Series]:
     """Decode the videos below ``root`` that the store in ``folder`` does not hold yet.
 
@@ -64,49 +55,73 @@ def decode(p: Params, folder: Path, root: Path, videos: list[str]) -> tuple[Fram
     return store, table.reason.where(~short, pd.Series(reasons, table.index[short]))
 
 
+def decode_index(p: Params, index: datasets.Index) -> tuple[FrameStore, pd.DataFrame]:
+    """Decode a data set; the second table lists the rejected videos with the reason, as rejected.csv does.
+
+    Raises:
+        datasets.DatasetError: more than ``max_reject_pct`` % of the videos cannot be used.
+    """
+    store, reasons = decode(p, p.data_dir, index.root, list(index.table.video))
+    rejected, path = reasons[reasons != ""].reset_index(), p.data_dir / "rejected.csv"
+    files.write_text(path, rejected.to_csv(index=False))
+    count = f"{len(rejected)} of {len(reasons)} videos"
+    if 100 * len(rejected) > p.max_reject_pct * len(reasons):
+        first = "; ".join(f"{r.video}: {r.reason}" for r in rejected.head(3).itertuples())
+        raise datasets.DatasetError(
+            f"{count} below {index.root} are unusable: over max_reject_pct = {p.max_reject_pct:g} %. All are "
+            f"listed in {path}. The first: {first}"
+        )
+    if len(rejected):
+        warnings.warn(f"{count} are left out, see {path}", stacklevel=2)
+    return store, rejected
+
+
+def choose_labels(p: Params, index: datasets.Index, rejected: pd.Series) -> pd.DataFrame:
+    """The label split of the usable videos; labels are drawn among them, a list loses what is rejected.
+
+    Raises:
+        datasets.DatasetError: no labelled or no test video is left.
+        splits.SplitError: the label list does not fit.
+    """
+    if p.label_draw == "list":
+        split = splits.make_split(p, index)
+        split = split[~split.video.isin(rejected)].reset_index(drop=True)
+    else:
+        usable = index.table[~index.table.video.isin(rejected)].reset_index(drop=True)
+        split = splits.make_split(p, replace(index, table=usable))
+    for role in ("labelled", "test"):
+        if not (split.role == role).any():
+            raise datasets.DatasetError(f"no {role} video is usable, see {p.data_dir / 'rejected.csv'}")
+    splits.warn_without_label(split, index.classes)
+    return split
+
+
+def run_teacher(p: Params, store: FrameStore, split: pd.DataFrame) -> teacher.Targets:
+    """The teacher's softmax for all training videos (3.3)."""
+    return teacher.build_targets(p, store, list(split.video[split.role != "test"]), devices.device(p))
+
+
 def prepare(p: Params, with_teacher: bool | None = None, split: pd.DataFrame | None = None) -> Data:
-    """Index, decode, split, and run the teacher; whatever is on disk already is used.
+    """The four steps: index, decode, label split, teacher; whatever is on disk already is used.
 
     Args:
         with_teacher: None runs the teacher only if the method distils.
         split: the recorded split of a finished run, instead of a new draw.
 
     Raises:
-        datasets.DatasetError: more videos than ``max_reject_pct`` % cannot be read, or the lists are wrong.
-        splits.SplitError: the label list does not fit.
+        datasets.DatasetError, splits.SplitError: as the steps do, or a recorded video is gone.
     """
     index = datasets.read_index(p)
-    videos = list(index.table.video)
-    drawn = split is None
     if split is None:
-        split = splits.make_split(p, index)  # before the hours of decoding: a wrong list is an error now
-    elif absent := sorted(set(split.video) - set(videos)):
+        splits.make_split(p, index)  # before the hours of decoding: a wrong list is an error now
+    elif absent := sorted(set(split.video) - set(index.table.video)):
         raise splits.SplitError(
             f"{len(absent)} videos of the saved split are no longer in the data set, such as {absent[0]}"
         )
-    store, reasons = decode(p, p.data_dir, index.root, videos)
-    rejected = reasons[reasons != ""].reset_index()
-    files.write_text(p.data_dir / "rejected.csv", rejected.to_csv(index=False))
-    if 100 * len(rejected) > p.max_reject_pct * len(videos):
-        first = "; ".join(f"{r.video}: {r.reason}" for r in rejected.head(3).itertuples())
-        raise datasets.DatasetError(
-            f"{len(rejected)} of {len(videos)} videos below {index.root} are unusable: over max_reject_pct "
-            f"= {p.max_reject_pct:g} %. All are listed in {p.data_dir / 'rejected.csv'}. The first: {first}"
-        )
-    if len(rejected):
-        warnings.warn(
-            f"{len(rejected)} of {len(videos)} videos are left out, see {p.data_dir / 'rejected.csv'}",
-            stacklevel=2,
-        )
-        split = draw(p, index, rejected.video) if drawn else split[~split.video.isin(rejected.video)]
-    for role in ("labelled", "test"):
-        if not (split.role == role).any():
-            raise datasets.DatasetError(f"no {role} video is usable, see {p.data_dir / 'rejected.csv'}")
-    splits.warn_without_label(split, index.classes)
+    store, rejected = decode_index(p, index)
+    if split is None:
+        split = choose_labels(p, index, rejected.video)
+    split = split[~split.video.isin(rejected.video)]
     if with_teacher is None:
         with_teacher = "teacher" in methods.METHODS[p.method].needs
-    targets = None
-    if with_teacher:
-        train = list(split.video[split.role != "test"])
-        targets = teacher.build_targets(p, store, train, devices.device(p))
-    return Data(index, store, split, rejected, targets)
+    return Data(index, store, split, rejected, run_teacher(p, store, split) if with_teacher else None)

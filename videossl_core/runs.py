@@ -21,20 +21,7 @@ from videossl_core.evaluation import Predictions
 from videossl_core.params import Params
 
 METRICS = ["step", "subset", "clip_top1", "video_top1", "videos"]
-CELL = ["dataset", "method", "variant", "label_pct", "label_draw", "split", "seed"]
-RESULTS = [
-    *CELL, "clip_top1", "video_top1", "steps", "minutes", "settings", "cpu", "split_sha256", "commit",
-    "folder",
-]  # fmt: skip
 NAMES = dict.fromkeys(("video", "class_name", "clip_pred", "video_pred", "predicted"), str)
-
-# What two methods' runs must have in common to be compared; the rest of their parameters is about one method,
-# or shows in the split, which is compared too.
-SHARED = [
-    "frame_size", "crop_size", "clip_frames", "jpeg_quality", "hflip", "backbone", "shortcut", "width",
-    "loss_reduction", "steps", "batch_size", "lr", "lr_drop_every", "momentum", "dampening", "weight_decay",
-    "last_clip", "precision",
-]  # fmt: skip
 
 # A new run replaces just these, in this order: without its parameters nothing here counts as a run.
 FILES = (
@@ -302,36 +289,3 @@ def exclusively(folder: Path) -> Iterator[None]:
         raise RunError(
             f"{folder}: another process trains this run now. Wait for it, or give another seed or outputs"
         ) from None
-
-
-def settings(p: dict) -> str:
-    """A short hash of what two methods' runs must have in common to be compared, of a params.json."""
-    return files.sha256(json.dumps({name: p[name] for name in SHARED}).encode())[:8]
-
-
-def find(outputs: Path, dataset: str | None = None, variants: bool = False) -> pd.DataFrame:
-    """All finished runs below ``outputs``, one row each with the columns of results.csv and the folder.
-
-    Args:
-        variants: those with a ``variant`` too, which differ in other parameters than the columns.
-    """
-    rows = []
-    for path in sorted(Path(outputs).glob(f"{dataset or '*'}/*/*/seed*/provenance.json")):
-        run = Run(path.parent)
-        if not run.finished or not run.metrics.exists():
-            continue
-        p, facts = {"variant": ""} | run.read_params(), run.read_provenance()
-        if p["variant"] and not variants:
-            continue
-        metrics = pd.read_csv(run.metrics)
-        last = metrics[(metrics.subset == "test") & (metrics.step == p["steps"])]
-        if last.empty:
-            continue
-        rows.append(
-            {k: p[k] for k in CELL}
-            | {k: round(float(last[k].iloc[-1]), 2) for k in ("clip_top1", "video_top1")}
-            | {"steps": p["steps"], "minutes": round(facts["train_seconds"] / 60, 1)}
-            | {"settings": settings(p), "cpu": facts.get("cpu", "")}
-            | {"split_sha256": facts["split_sha256"], "commit": facts["commit"], "folder": str(run.folder)}
-        )
-    return pd.DataFrame(rows, columns=RESULTS)

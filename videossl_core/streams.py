@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class Stream(IntEnum):
-    UNIFORM = 1
-    STRATIFIED = 2
-    ORDER = 3
-    CLIPS = 4
+    UNIFORM = 1  # which training videos have a label, whatever their class
+    STRATIFIED = 2  # which videos of each class have one
+    ORDER = 3  # the order of the videos in an epoch
+    CLIPS = 4  # everything random in a step's batch

@@ -62,19 +62,14 @@ def _untaught_weights() -> dict[str, Tensor]:
         return _lite0().state_dict()
 
 
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_LITE = (127 / 255,) * 3, (128 / 255,) * 3  # its authors feed (pixel - 127) / 128
+
 TEACHERS: dict[str, Teacher] = {
-    "resnet50": Teacher(  # the paper's
-        lambda: torchvision.models.resnet50(weights=None),
-        _resnet50_weights,
-        (0.485, 0.456, 0.406),
-        (0.229, 0.224, 0.225),
-    ),
-    "efficientnet_lite0": Teacher(  # its authors feed (pixel - 127) / 128
-        _lite0, _lite0_weights, (127 / 255,) * 3, (128 / 255,) * 3
-    ),
-    "untaught": Teacher(  # the same with its first random weights: is it the teacher's knowledge that helps?
-        _lite0, _untaught_weights, (127 / 255,) * 3, (128 / 255,) * 3
-    ),
+    "resnet50": Teacher(torchvision.models.resnet50, _resnet50_weights, *_IMAGENET),  # the paper's
+    "efficientnet_lite0": Teacher(_lite0, _lite0_weights, *_LITE),
+    # a control: does the teacher's knowledge help, or any fixed target?
+    "untaught": Teacher(_lite0, _untaught_weights, *_LITE),
 }
 
 IMAGENET_CLASSES: list[str] = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
@@ -90,22 +85,18 @@ class Classifier(nn.Module):
     def __init__(self, name: str, weights_file: Path | None = None):
         super().__init__()
         row = TEACHERS[name]
-        if weights_file is None:
-            state = row.weights()
-        else:
-            try:
-                state = torch.load(weights_file, map_location="cpu", weights_only=True)
-            except Exception as error:  # torch raises a different type for every kind of damage
-                raise TeacherError(
-                    f"teacher_weights = {weights_file}: not a file of weights ({error})"
-                ) from error
         self.net = row.build()
         try:
+            if weights_file is None:
+                state = row.weights()
+            else:
+                state = torch.load(weights_file, map_location="cpu", weights_only=True)
             self.net.load_state_dict(state)
-        except (RuntimeError, TypeError) as error:
-            raise TeacherError(
-                f"teacher_weights = {weights_file}: not the weights of {name} ({error})"
-            ) from error
+        except TeacherError:
+            raise
+        except Exception as error:  # torch raises a different type for every kind of damage
+            where = f"teacher_weights = {weights_file}: not the weights of {name}"
+            raise TeacherError(f"{where} ({error})") from error
         digest = b"".join(k.encode() + v.contiguous().numpy().tobytes() for k, v in sorted(state.items()))
         self.weights_hash = files.sha256(digest)
         self.register_buffer("mean", torch.tensor(row.mean).view(1, 3, 1, 1) * 255)

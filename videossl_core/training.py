@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(
             torch.device(self.device).type, enabled=self.precision.dtype == "fp16"
         )
-        self.step_number, self.seconds, self.window = 0, 0.0, Window()
+        self.step_number, self.seconds = 0, 0.0
+        self.window: list[dict[str, float]] = []  # what the next row of the log is the mean of
         self.log: list[dict] = []
         self.metrics: list[dict] = []
         self.test_predictions: evaluation.Predictions | None = None
@@ -116,9 +118,9 @@ class Trainer:
                 values = self.step(batch)
                 spent, clock = time.perf_counter() - clock, time.perf_counter()
                 self.seconds += spent
-                self.window.add(values, len(batch["clips"]) * self.ranks.count, spent)
-                due = self.step_number % p.log_every == 0 or self.step_number == p.steps
-                rows = [self._log_row()] if due else []
+                clips = len(batch["clips"]) * self.ranks.count
+                self.window.append(values | {"clips": clips, "seconds": spent})
+                rows = self._log_rows()
             yield rows
             if self.evaluation_due:
                 rows = self.evaluate()
@@ -126,10 +128,14 @@ class Trainer:
                 clock = time.perf_counter()
                 yield rows
 
-    def _log_row(self) -> dict:
-        facts = {"step": self.step_number, "lr": learning_rate(self.step_number - 1, self.p)}
-        self.log.append(facts | {"seconds": round(self.seconds, 3)} | self.window.close())
-        return self.log[-1]
+    def _log_rows(self) -> list[dict]:
+        step, p = self.step_number, self.p
+        if step % p.log_every and step < p.steps:
+            return []
+        facts = {"step": step, "lr": learning_rate(step - 1, p), "seconds": round(self.seconds, 3)}
+        self.log.append(facts | mean_values(self.window))
+        self.window = []
+        return self.log[-1:]
 
     @property
     def evaluation_due(self) -> bool:
@@ -171,7 +177,7 @@ class Trainer:
     def state_dict(self) -> dict:
         """All that resuming needs, as tensors and plain containers."""
         parts = {n: None if part is None else part.state_dict() for n, part in self._parts().items()}
-        counts = {"step": self.step_number, "seconds": self.seconds, "window": self.window.state}
+        counts = {"step": self.step_number, "seconds": self.seconds, "window": self.window}
         return counts | {"metrics": self.metrics, "log": self.log} | parts | self.facts()
 
     def load_state_dict(self, state: dict) -> None:
@@ -179,8 +185,7 @@ class Trainer:
             if part is not None:
                 part.load_state_dict(state[name])
         self.step_number, self.seconds = state["step"], state["seconds"]
-        self.log, self.metrics = list(state["log"]), list(state["metrics"])
-        self.window = Window(state["window"])
+        self.log, self.metrics, self.window = (list(state[name]) for name in ("log", "metrics", "window"))
 
     def _parts(self) -> dict:
         parts = {"model": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
@@ -197,28 +202,16 @@ class Trainer:
             raise FloatingPointError(f"after step {self.step_number}: the weights of {bad} are not finite")
 
 
-class Window:
-    """Means over the steps between two rows of the log; ``state`` is kept in checkpoints."""
-
-    def __init__(self, state: dict | None = None):
-        self.state = state or {"steps": 0, "clips": 0, "seconds": 0.0, "sums": {}}
-
-    def add(self, values: dict[str, float], clips: int, seconds: float) -> None:
-        sums = self.state["sums"]
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0.0) + value
-        for name, value in (("steps", 1), ("clips", clips), ("seconds", seconds)):
-            self.state[name] += value
-
-    def close(self) -> dict[str, float | None]:
-        """The row, and a fresh window. confident_top1 is the true accuracy of the confident pseudo-labels in
-        percent, known only because the data set's labels are; empty while none is confident or known."""
-        state, self.state = self.state, Window().state
-        row = {name: value / state["steps"] for name, value in state["sums"].items()}
-        if "confident" in row:
-            right, known, sure = (row.pop(f"confident{which}") for which in ("_right", "_known", ""))
-            row |= {"confident_pct": 100 * sure, "confident_top1": 100 * right / known if known else None}
-        return row | {"clips_per_s": round(state["clips"] / state["seconds"], 2)}
+def mean_values(window: list[dict[str, float]]) -> dict[str, float | None]:
+    """Means over the steps between two rows of the log. confident_top1 is the true accuracy of the confident
+    pseudo-labels in percent, known only because the data set's labels are; empty while none is confident or
+    known."""
+    row: dict[str, Any] = {n: sum(v[n] for v in window) / len(window) for n in window[0]}
+    seconds, clips = (row.pop(name) for name in ("seconds", "clips"))
+    if "confident" in row:
+        right, known, sure = (row.pop(f"confident{which}") for which in ("_right", "_known", ""))
+        row |= {"confident_pct": 100 * sure, "confident_top1": 100 * right / known if known else None}
+    return row | {"clips_per_s": round(clips / seconds, 2)}
 
 
 @torch.no_grad()

@@ -32,35 +32,27 @@ def gradient(loss: Callable[[Tensor], Tensor], logits: Tensor) -> tuple[Tensor, 
     return each.detach(), x.grad
 
 
-def _plain(name: str) -> str:
-    return name.replace("_", " ")
-
-
 def supervised_chart(logits: Tensor, label: int, classes: list[str], shift: float) -> Figure:
     """Equation 1 at one clip's logits (C,), that of its true class moved by ``shift``."""
     y = torch.zeros_like(logits)
     y[label] = 1
-
-    def loss(x: Tensor) -> Tensor:
-        return losses.supervised_loss(x, torch.full((len(x),), label))
-
     moved = logits + shift * y
-    each, grad = gradient(loss, moved[None])
+    each, grad = gradient(lambda x: losses.supervised_loss(x, torch.tensor([label])), moved[None])
     p, step = moved.softmax(-1), -grad[0]
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3.4))
-    names, colours = [_plain(c) for c in classes], np.where(y > 0, RED, GREY)
-    left.barh(names, p.numpy(), color=colours)
+    colours = np.where(y > 0, RED, GREY)
+    left.barh(classes, p.numpy(), color=colours)
     left.set(xlim=(0, 1), title="p(x)")
     left.tick_params(axis="y", labelsize=8)
-    middle.barh(names, step.numpy(), color=colours)
+    middle.barh(classes, step.numpy(), color=colours)
     middle.set(xlim=(-1, 1), title="y − p(x): where the step goes", yticklabels=[])
     left.invert_yaxis()
     middle.invert_yaxis()
-    shifts = torch.linspace(-10, 10, 81, dtype=logits.dtype)
-    right.plot(shifts, loss(logits + shifts[:, None] * y), color="black")
+    shifts = torch.linspace(-10, 10, 81, dtype=logits.dtype)[:, None]
+    right.plot(shifts, losses.supervised_loss(logits + shifts * y, torch.full((81,), label)), color="black")
     right.plot(shift, each[0], "o", color=RED)
     right.set(title=f"$L_s$ = {each[0]:.2f}", xlabel="shift of the true class's logit")
-    text = f"""Three charts for a clip of class {names[label]}. Its probability is {p[label]:.2f}, the loss
+    text = f"""Three charts for a clip of class {classes[label]}. Its probability is {p[label]:.2f}, the loss
         {each[0]:.2f}; a step against the gradient raises its logit by {step[label]:.2f} and lowers those
         of the other {len(p) - 1} classes by their probabilities. The loss falls with the true logit."""
     return plots.described(figure, text)
@@ -98,18 +90,16 @@ def confidence_chart(logits: Tensor, truth: Tensor, delta: float, T: float) -> F
 def targets_chart(clips: Clips, logits: Tensor, classes: list[str], examples: list[int], **options) -> Figure:
     """Equations 2 and 3 clip by clip: p(z), the target ŷ, and the step −∂L_u/∂logits.
 
-    Args:
-        examples: positions of the clips to show.
-        options: of ``losses.pseudo_label_loss``: delta, T, below_threshold, confident_target.
+    ``examples`` are positions of clips, ``options`` those of ``losses.pseudo_label_loss``.
     """
     z = logits[examples]
     target = losses.pseudo_labels(z.log_softmax(-1), **{k: v for k, v in options.items() if k != "T"})
     _, grad = gradient(partial(losses.pseudo_label_loss, **options), z)
     p, best = z.softmax(-1).topk(min(4, len(classes)))
     sure = ["confident" if c else "not confident" for c in losses.confident(z, options.get("delta", 0.95))]
-    truth = [_plain(name) for name in clips.rows.class_name[examples]]
+    truth = clips.rows.class_name[examples]
     titles = [f"{s}, p = {q[0]:.3f}; in truth {name}" for s, q, name in zip(sure, p, truth, strict=True)]
-    outputs = [[_plain(classes[c]) for c in row] for row in best]
+    outputs = [[classes[c] for c in row] for row in best]
     values = {"p(z)": p, "ŷ": target.gather(1, best), "the step, −∂L_u/∂logits": -grad.gather(1, best)}
     return _clips_chart([clips.frame(n) for n in examples], titles, outputs, values)
 
@@ -128,11 +118,9 @@ def teacher_chart(clips: Clips, embedding: Tensor, examples: list[int], temperat
 
 
 def _clips_chart(pictures: list, titles: list[str], outputs: list, values: dict[str, Tensor]) -> Figure:
-    """A row a clip: its picture; over K of the network's outputs, two distributions as bars; the step.
+    """A row a clip: its picture; over some of the network's outputs, two distributions as bars; the step.
 
-    Args:
-        outputs: N lists of K names.
-        values: the two distributions and the step by name, each (N, K).
+    ``outputs`` are N lists of K names, ``values`` the distributions and the step by name, each (N, K).
     """
     size, widths = (10, 1.9 * len(pictures) + 0.4), (1.3, 3, 2.4)
     figure, axes = plt.subplots(len(pictures), 3, figsize=size, width_ratios=widths, squeeze=False)

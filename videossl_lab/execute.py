@@ -35,16 +35,12 @@ def execute(notebook: str, target: Path, **values) -> Path:
     return target
 
 
-def pairs(words: str | list[str]) -> dict[str, str]:
-    """``-p name value ...`` as a dictionary."""
+def parse(words: str | list[str]) -> dict:
+    """``-p name value ...`` as a dictionary, the values as YAML reads them, which is how papermill does."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("-p", nargs=2, action="append", default=[], dest="pairs")
-    return dict(parser.parse_args(shlex.split(words) if isinstance(words, str) else words).pairs)
-
-
-def parse(words: str | list[str]) -> dict:
-    """``-p name value ...`` with the values as YAML reads them, which is how papermill does."""
-    return {name: yaml.safe_load(value) for name, value in pairs(words).items()}
+    args = parser.parse_args(shlex.split(words) if isinstance(words, str) else words)
+    return {name: yaml.safe_load(value) for name, value in args.pairs}
 
 
 @contextmanager

@@ -85,8 +85,8 @@ def title(p: FigureParams) -> str:
 
 def finished(p: FigureParams) -> dict[str, FigureParams]:
     """The data set's finished runs with saved predictions, by menu label."""
-    found = runs.find(p.outputs, p.dataset).itertuples()
-    which = [p.but(method=r.method, variant="", label_pct=r.label_pct, seed=r.seed) for r in found]
+    rows = results.find(p.outputs, p.dataset).itertuples()
+    which = [p.but(method=r.method, variant="", label_pct=r.label_pct, seed=r.seed) for r in rows]
     return {title(run): run for run in which if runs.Run(run.run_dir).predictions_test.exists()}
 
 

@@ -30,10 +30,46 @@ def film(store: frames.FrameStore, video: str, caption: str = "", width: int = 1
 def player(pictures: Iterable[np.ndarray], fps: float, caption: str = "", width: int = 160) -> str:
     """HTML that plays pictures, (height, width, 3) uint8."""
     even = (p[: p.shape[0] // 2 * 2, : p.shape[1] // 2 * 2] for p in pictures)  # as H.264 needs them
+    return playing(_encoded(even, fps), caption, width)
+
+
+def for_browser(path: Path, side: int = 320, seconds: float = 10) -> bytes:
+    """A video that any browser plays: the file itself if it is a small one in MP4 or WebM, else its first
+    ten seconds as H.264, with a long side of at most ``side`` pixels.
+
+    Raises:
+        codec.VideoError: the video cannot be decoded.
+    """
+    if _plays_as_it_is(path):
+        return path.read_bytes()
+    pictures, times = [], []
+    for frame in codec.decode(path):
+        if frame.time is not None:
+            times.append(frame.time)
+            if times[-1] - times[0] > seconds:
+                break
+        scale = min(1, side / max(frame.width, frame.height))
+        even = [max(2, round(n * scale) // 2 * 2) for n in (frame.width, frame.height)]
+        pictures.append(codec.pixels(frame, *even))
+    return _encoded(pictures, min(60, max(1, codec.mean_rate(times))))
+
+
+def _plays_as_it_is(path: Path) -> bool:
+    if path.suffix.lower() not in (".mp4", ".m4v", ".webm") or path.stat().st_size > 4e6:
+        return False
+    try:
+        with codec.open_video(path) as container:
+            context = container.streams.video[0].codec_context
+            return context.name in ("h264", "vp8", "vp9", "libdav1d", "av1") and context.pix_fmt == "yuv420p"
+    except Exception:  # decoding it will give the reason
+        return False
+
+
+def _encoded(pictures: Iterable[np.ndarray], fps: float) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        codec.write(path, even, fps)
-        return playing(path.read_bytes(), caption, width)
+        codec.write(path, pictures, fps)
+        return path.read_bytes()
 
 
 def playing(mp4: bytes, caption: str = "", width: int = 160) -> str:

@@ -10,7 +10,7 @@ import yaml
 from videossl_core import params
 from videossl_core.params import ROOT, ParameterError
 from videossl_lab import estimate, paper, results
-from videossl_lab.execute import pairs, parse
+from videossl_lab.execute import parse
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Grid:
 
     dataset: str
     cells: dict[str, dict]
-    given: dict[str, str]
+    given: dict
     rest: bool
 
     @classmethod
@@ -37,20 +37,17 @@ class Grid:
         Raises:
             ParameterError: a method or a grid does not exist, a cell is there twice, or no cell is left.
         """
-        only = {name: _list(config.get(name)) for name in ("methods", "fractions", "seeds")}
-        if config.get("grid"):
-            dataset, blocks = _declared(config["grid"])
-        else:
-            dataset = config.get("dataset") or "demo"
-            blocks = [{name: values for name, values in only.items() if values}]
+        declared = config.get("grid")
+        dataset, blocks = _declared(declared) if declared else (config.get("dataset") or "demo", [])
         table = paper.paper_results()
         usual = {
             "methods": list(dict.fromkeys(table.method)),
             "fractions": sorted(set(table.label_pct[table.dataset == dataset])) or [10],
             "seeds": [0, 1, 2],
         }
+        only = {name: params.comma_list(str(config.get(name) or "")) for name in usual}
         cells: dict[str, dict] = {}
-        for block in blocks:
+        for block in blocks or [{name: values for name, values in only.items() if values}]:
             changes = {name: value for name, value in block.items() if name not in usual}
             axes = [
                 [value for value in block.get(name, values) if not only[name] or str(value) in only[name]]
@@ -59,21 +56,22 @@ class Grid:
             for method, pct, seed in product(*axes):
                 cell = {"dataset": dataset, "method": method, "label_pct": pct, "seed": seed}
                 named = cell | {"variant": changes.get("variant", "")}
-                name = _slug(params.check(params.WhichRun, named, "the grid").run_name)
+                name = params.check(params.WhichRun, named, "the grid").run_name.replace("/", "-")
                 if name in cells:
                     raise ParameterError(f"the grid has the cell {name} twice: name a variant")
                 cells[name] = cell | changes
         if config.get("rest"):
-            published = {_slug(results.run_name(row)) for row in results.published(dataset).itertuples()}
+            rows = results.published(dataset).itertuples()
+            published = {results.run_name(row).replace("/", "-") for row in rows}
             cells = {name: cell for name, cell in cells.items() if name not in published}
         if not cells:
             others = "; all others are published" if config.get("rest") else ""
             raise ParameterError(f"grid of {dataset}: no cell with {only}{others}")
-        return cls(dataset, cells, pairs(config.get("given") or ""), bool(config.get("rest")))
+        return cls(dataset, cells, parse(config.get("given") or ""), bool(config.get("rest")))
 
     def parameters(self, **values) -> params.Params:
         """What a notebook makes of these values and ``given``."""
-        return params.load(**{"dataset": self.dataset} | values | parse(_words(self.given)))
+        return params.load(**{"dataset": self.dataset} | values | self.given)
 
     @property
     def folder(self) -> Path:
@@ -83,7 +81,7 @@ class Grid:
 
     @property
     def prepare(self) -> str:
-        """Words that give ``data_prep`` its parameters."""
+        """Words for ``data_prep``: ``-p name value ...``, quoted for the shell."""
         first = next(iter(self.cells.values()))
         return _words({"dataset": self.dataset, "label_pct": first["label_pct"]} | self.given)
 
@@ -113,17 +111,11 @@ class Grid:
 
 
 def _words(values: dict) -> str:
-    """``-p name value ...``, quoted for the shell."""
     return " ".join(f"-p {name} {shlex.quote(str(value))}" for name, value in values.items())
 
 
 def _which(values: dict) -> dict:
     return {name: value for name, value in values.items() if name in params.WhichRun.model_fields}
-
-
-def _slug(run_name: str) -> str:
-    """``videossl@T1-10-seed0``: a run's name as part of a file name."""
-    return run_name.replace("/", "-")
 
 
 def _declared(name: str) -> tuple[str, list[dict]]:
@@ -135,8 +127,3 @@ def _declared(name: str) -> tuple[str, list[dict]]:
         raise ParameterError(f"grid = {name!r}: there is no {path}{hint}")
     declared = yaml.safe_load(path.read_text(encoding="utf-8"))
     return declared["dataset"], declared["runs"]
-
-
-def _list(value) -> list[str]:
-    """``a,b`` as make gives it."""
-    return [part.strip() for part in str(value or "").split(",") if part.strip()]

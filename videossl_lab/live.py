@@ -35,41 +35,35 @@ def watched() -> bool:
 class Line:
     """One line about one piece of work, updated about once a second; or, unwatched, a log of it.
 
-    Args:
-        seconds: spent on the work before now.
+    The log has an early line, one whenever the next 5 % are done, and the last; five seconds lie between.
+    ``seconds`` were spent on the work before now.
     """
 
     def __init__(self, total: int, label: str, seconds: float = 0, live: bool | None = None):
         self.total, self.label = total, label
-        self.live = watched() if live is None else live
         self.start = self.shown = time.perf_counter() - seconds
-        self.mark = self.lines = 0
-        self.handle = display(self._bundle(0, ""), raw=True, display_id=True) if self.live else None
+        self.mark = -1
+        live = watched() if live is None else live
+        self.handle = display(self._bundle(0, ""), raw=True, display_id=True) if live else None
 
     def update(self, done: int, note: str = "") -> None:
         """So much is done; ``note`` is shown beside it."""
-        if not self.due(done):
+        now, mark = time.perf_counter(), 20 * done // self.total
+        waited = now - self.shown
+        if done < self.total and (waited <= 1 if self.handle else waited <= 5 or mark == self.mark):
             return
-        self.shown, self.mark = time.perf_counter(), 20 * done // self.total
-        self.lines += 1
+        self.shown, self.mark = now, mark
         if self.handle:
             self.handle.update(self._bundle(done, note), raw=True)
         else:
             print(self.text(done, note), flush=True)
 
-    def due(self, done: int) -> bool:
-        """The last line always; else after a second or, unwatched, five: an early one, then every 5 %."""
-        new = self.live or not self.lines or 20 * done // self.total > self.mark
-        waited = time.perf_counter() - self.shown
-        return done == self.total or (new and waited > (1 if self.live else 5))
-
     def text(self, done: int, note: str = "") -> str:
-        spent = time.perf_counter() - self.start
-        if done == self.total:
-            time_left = duration(spent)
-        else:
-            time_left = f"{duration(spent * (self.total - done) / done)} left" if done else ""
-        return ", ".join(filter(None, (f"{self.label}: {done} of {self.total}", time_left, note)))
+        spent, left = time.perf_counter() - self.start, self.total - done
+        words = [f"{self.label}: {done} of {self.total}"]
+        if done:
+            words.append(f"{duration(spent * left / done)} left" if left else duration(spent))
+        return ", ".join([*words, note] if note else words)
 
     def _bundle(self, done: int, note: str) -> dict[str, str]:
         text, size = self.text(done, note), f'value="{done}" max="{self.total}" style="width:8em"'
@@ -111,9 +105,8 @@ class Live:
     """What is seen of a training while it runs: one line and, where somebody watches, its curves, drawn again
     as often as a twentieth of the time allows. Evaluations have no line of their own until ``close``.
 
-    Args:
-        draw: makes the figure of a log and its metrics, such as ``plots.training_curves``.
-        trainer: shows its earlier rows too, which a resumed run has.
+    ``draw`` makes the figure of a log and its metrics, such as ``plots.training_curves``. The earlier rows of
+    ``trainer``, if it was given, are drawn too: a resumed run has some.
     """
 
     def __init__(self, p: Params, draw: Draw, trainer: Trainer | None = None):

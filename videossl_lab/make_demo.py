@@ -10,9 +10,9 @@ import sys
 import pandas as pd
 from papermill.exceptions import PapermillExecutionError
 
-from videossl_core import params, runs
+from videossl_core import params
 from videossl_core.methods import METHODS
-from videossl_lab import report
+from videossl_lab import report, results
 from videossl_lab.execute import execute
 
 COMPARED = ("supervised", "videossl")
@@ -33,7 +33,7 @@ def run_all(p: params.Params) -> None:
 
 def result_table(p: params.Params) -> pd.DataFrame:
     """Clip and video top-1 of the compared methods' runs with these parameters, and the difference."""
-    table = runs.find(p.outputs, p.dataset).query("label_pct == @p.label_pct and seed == @p.seed")
+    table = results.find(p.outputs, p.dataset).query("label_pct == @p.label_pct and seed == @p.seed")
     table = table.set_index("method").loc[list(COMPARED), ["clip_top1", "video_top1"]]
     table.loc["gain"] = table.loc[COMPARED[1]] - table.loc[COMPARED[0]]
     return table.rename(index={name: METHODS[name].title for name in COMPARED}).rename_axis(None).round(1)

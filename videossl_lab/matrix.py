@@ -1,6 +1,6 @@
 """The confusion matrix as a table whose entries can be pressed.
 
-Every entry says in words what it counts; its colour, of a scale that every colour vision tells apart, helps.
+Every entry has a text that names what it counts; its colour is of a scale made for every colour vision.
 """
 
 from html import escape

@@ -15,10 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from videossl_core.evaluation import Gain
 from videossl_core.methods import METHODS
 from videossl_core.params import WhichRun
 from videossl_lab import live, results
+from videossl_lab.claims import Gain
 
 # Okabe and Ito's colours, told apart by people with any colour vision; grey for the plain baseline.
 COLOURS = {
@@ -35,7 +35,6 @@ COLOURS = {
 TITLES = {name: method.title for name, method in METHODS.items()}
 STYLE = {
     "figure.dpi": 90,
-    "savefig.dpi": 150,
     "axes.titleweight": "bold",
     "svg.hashsalt": "videossl",
     "legend.frameon": False,
@@ -88,8 +87,8 @@ def save(figure: Figure, path: Path) -> Figure:
     """Write the figure as PNG, and as SVG and PDF for print, each with its text alternative inside; ``path``
     has no ending."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    dpi, text = max(figure.dpi, plt.rcParams["savefig.dpi"]), alt(figure)
-    figure.savefig(f"{path}.png", dpi=dpi, metadata={"Description": text})
+    text = alt(figure)
+    figure.savefig(f"{path}.png", dpi=max(figure.dpi, 150), metadata={"Description": text})
     figure.savefig(f"{path}.svg", metadata={"Date": None, "Title": text})
     figure.savefig(f"{path}.pdf", metadata={"CreationDate": None, "Title": text})
     return figure
@@ -112,7 +111,7 @@ def training_curves(log: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
     labels = {"confident_pct": "confident, % of the unlabelled", "confident_top1": "of these right, %"}
     text = f"Loss parts, learning rate, pseudo-labels and accuracy over {rows.index[-1]} iterations"
     if "confident_pct" in log:
-        rows[[*labels]].rename(columns=labels).plot(ax=pseudo, style=["-", "."], ylim=(0, 102))
+        rows[[*labels]].rename(columns=labels).plot(ax=pseudo, style=["-", "."], ylim=(-2, 102))
         text += f", at last {rows.confident_pct.iloc[-1]:.0f} % of the unlabelled clips confident"
     else:
         pseudo.text(0.5, 0.5, "no unlabelled clips", ha="center", transform=pseudo.transAxes)
@@ -131,7 +130,7 @@ def accuracy(axis: Axes, metrics: pd.DataFrame) -> None:
         rows.columns = [f"clip, {subset}", f"video, {subset}"]
         if len(rows):
             rows.plot(ax=axis, style=line, marker="o", color=["#56b4e9", "#d55e00"])
-    axis.set(ylabel="top-1, %", ylim=(0, 102))
+    axis.set(ylabel="top-1, %", ylim=(-2, 102))
 
 
 def in_words(metrics: pd.DataFrame) -> str:

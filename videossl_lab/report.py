@@ -6,16 +6,15 @@ from pathlib import Path
 
 from nbconvert import HTMLExporter
 
-from videossl_core import runs
 from videossl_core.data import files
 from videossl_core.params import ROOT
+from videossl_lab import results
 from videossl_lab.execute import execute
 
 # nbconvert's own pages load scripts from other machines; this one needs no network.
 PAGE = """<!doctype html>
 <html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
+<meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Results on {dataset}</title>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: auto; padding: 1rem }}
@@ -48,12 +47,10 @@ def make(dataset: str, outputs: Path) -> Path:
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m videossl_lab.report", description=__doc__)
     parser.add_argument("dataset", nargs="?", help="only this one")
-    parser.add_argument("--outputs", type=Path, default=ROOT / "outputs", help="where the runs are")
-    args = parser.parse_args(words)
-    outputs = args.outputs.resolve()
-    datasets = runs.find(outputs, args.dataset, variants=True).dataset.unique()
+    only, outputs = parser.parse_args(words).dataset, ROOT / "outputs"
+    datasets = results.find(outputs, only).dataset.unique()
     if not len(datasets):
-        sys.exit(f"no finished run in {outputs / (args.dataset or '')}: make demo makes two")
+        sys.exit(f"no finished run in {outputs / (only or '')}: make demo makes two")
     for dataset in datasets:
         print(f"Report: {make(dataset, outputs)}")
 

@@ -1,10 +1,12 @@
 """Finished runs side by side: your own, and those whose small results lie in ``outputs/reference/``."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
 
 from videossl_core import params
+from videossl_core.data import files
 from videossl_core.params import ROOT
 from videossl_core.runs import NAMES, Run, RunError, read_table
 from videossl_lab.notebook import FigureParams
@@ -13,13 +15,61 @@ FOLDER = ROOT / "outputs" / "reference"
 """For each data set results.csv with a row a run and, of the same runs, answers.csv and classes.csv."""
 
 
+CELL = ["dataset", "method", "variant", "label_pct", "label_draw", "split", "seed"]
+RESULTS = [
+    *CELL, "clip_top1", "video_top1", "steps", "minutes", "settings", "cpu", "split_sha256", "commit",
+    "folder",
+]  # fmt: skip
+
+# What two methods' runs must have in common to be compared; the rest of their parameters is about one method,
+# or shows in the split, which is compared too.
+SHARED = [
+    "frame_size", "crop_size", "clip_frames", "jpeg_quality", "hflip", "backbone", "shortcut", "width",
+    "loss_reduction", "steps", "batch_size", "lr", "lr_drop_every", "momentum", "dampening", "weight_decay",
+    "last_clip", "precision",
+]  # fmt: skip
+
+
+def settings(p: dict) -> str:
+    """A short hash of what two methods' runs must have in common to be compared, of a params.json."""
+    return files.sha256(json.dumps({name: p[name] for name in SHARED}).encode())[:8]
+
+
+def find(outputs: Path, dataset: str | None = None, variants: bool = False) -> pd.DataFrame:
+    """All finished runs below ``outputs``, one row each with the columns of results.csv and the folder.
+
+    Args:
+        variants: those with a ``variant`` too, which differ in other parameters than the columns.
+    """
+    rows = []
+    for path in sorted(Path(outputs).glob(f"{dataset or '*'}/*/*/seed*/provenance.json")):
+        run = Run(path.parent)
+        if not run.finished or not run.metrics.exists():
+            continue
+        p, facts = {"variant": ""} | run.read_params(), run.read_provenance()
+        if p["variant"] and not variants:
+            continue
+        metrics = pd.read_csv(run.metrics)
+        last = metrics[(metrics.subset == "test") & (metrics.step == p["steps"])]
+        if last.empty:
+            continue
+        rows.append(
+            {k: p[k] for k in CELL}
+            | {k: round(float(last[k].iloc[-1]), 2) for k in ("clip_top1", "video_top1")}
+            | {"steps": p["steps"], "minutes": round(facts["train_seconds"] / 60, 1)}
+            | {"settings": settings(p), "cpu": facts.get("cpu", "")}
+            | {"split_sha256": facts["split_sha256"], "commit": facts["commit"], "folder": str(run.folder)}
+        )
+    return pd.DataFrame(rows, columns=RESULTS)
+
+
 def run_name(row) -> str:
     """``videossl@T1/10/seed0`` for a row of results.csv: the run's folder below ``outputs/<dataset>/``."""
     return params.run_name(row.method, row.variant, row.label_pct, row.seed)
 
 
 def published(dataset: str) -> pd.DataFrame:
-    """The published runs as ``runs.find`` lists your own, without a ``folder``; empty if there are none."""
+    """The published runs as ``find`` lists your own, without a ``folder``; empty if there are none."""
     path = FOLDER / dataset / "results.csv"
     return pd.read_csv(path, keep_default_na=False).assign(folder="") if path.exists() else pd.DataFrame()
 

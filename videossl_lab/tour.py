@@ -68,20 +68,18 @@ def logits_of(network: nn.Module, pixels: Tensor) -> dict[str, Tensor]:
 def predictions(clips: Clips, logits: Tensor, classes: list[str]) -> pd.DataFrame:
     """One row a clip: video, true and predicted class, the latter's probability, and whether it is right."""
     p, best = logits.softmax(-1).max(-1)
-    names = {
-        "video": clips.rows.video,
-        "true": clips.rows.class_name,
-        "predicted": [classes[i] for i in best],
-    }
-    return pd.DataFrame(names | {"p": p, "right": best == clips.labels})
+    table = pd.DataFrame({"video": clips.rows.video, "true": clips.rows.class_name})
+    return table.assign(
+        predicted=[classes[i] for i in best], p=p.numpy(), right=(best == clips.labels).numpy()
+    )
 
 
 def pick_examples(table: pd.DataFrame) -> list[int]:
     """Positions of four clips worth a look: a right and a wrong one with p near 0.97, then any near 0.9 and
     0.6; no clip twice."""
     chosen: list[int] = []
-    anyone = table.p > 0
-    for among, p in ((table.right, 0.97), (~table.right, 0.97), (anyone, 0.9), (anyone, 0.6)):
+    every = table.p > 0
+    for among, p in ((table.right, 0.97), (~table.right, 0.97), (every, 0.9), (every, 0.6)):
         left = table[among & ~table.index.isin(chosen)]
         if len(left):
             chosen.append(int((left.p - p).abs().idxmin()))
@@ -114,10 +112,8 @@ def interact(draw: Callable[..., Figure], **controls: ipywidgets.Widget) -> None
         return made
 
     box = ipywidgets.VBox(list(controls.values()))
-    values = {
-        c.description: f"{c.value:.3g}" if isinstance(c.value, float) else c.value for c in box.children
-    }
-    shown = ", ".join(f"{name} = {value}" for name, value in values.items())
+    values = [f"{c.value:.3g}" if isinstance(c.value, float) else c.value for c in box.children]
+    shown = ", ".join(f"{c.description} = {value}" for c, value in zip(box.children, values, strict=True))
     text = f"Drawn for {shown}; in JupyterLab these can be moved."
     display(box._repr_mimebundle_() | {"text/plain": text, "text/html": f"<em>{escape(text)}</em>"}, raw=True)
     handle = display(figure(), display_id=True)

@@ -9,16 +9,22 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support import server
 import yaml
-from support.helpers import TINY, project_copy
 from PIL import Image
+from support import server
+from support.helpers import TINY, project_copy
 
 from videossl_core import params, training
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-FLAGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 SCREENS = params.ROOT / "outputs" / "screens"
 
 
@@ -40,14 +46,14 @@ def chromium():
 def study(prepared, tmp_path_factory) -> Path:
     """A copy of the project, with the runs that a bare notebook asks for."""
     lab = project_copy(tmp_path_factory.mktemp("study"), prepared)
-    tiny = TINY | {"log_every": 20}  # the tour redraws its curves at every row
-    values = {name: value for name, value in tiny.items() if name != "dataset"}
+    values = {name: value for name, value in TINY.items() if name != "dataset"}
+    values["log_every"] = 20  # the tour redraws its curves at every row
     (lab / "params/demo.yaml").write_text(yaml.safe_dump(values))
     own = lab / "params/my_videos.yaml"
     own.write_text(own.read_text().replace("demo_per_class: 12", "demo_per_class: 3"))
-    p = params.load(**tiny | {"label_pct": 10, "outputs": lab / "outputs"})
+    p = params.load(**values | {"dataset": "tiny", "label_pct": 10, "outputs": lab / "outputs"})
     for method in ("supervised", "sd", "videossl"):
-        training.train(p.model_copy(update={"dataset": "demo", "method": method}))
+        training.train(p.but(dataset="demo", method=method))
     return lab
 
 
@@ -85,9 +91,8 @@ class Notebook:
     def __init__(self, page, jupyter, name: str):
         self.page, self.name = page, name
         page.goto(jupyter.url(f"lab/workspaces/{name}/tree/notebooks/{name}.ipynb"))  # no other tab beside it
-        page.get_by_text(re.compile(r"Python 3.* \| Idle")).wait_for(
-            timeout=90_000
-        )  # before, cells do not run
+        # before that, cells do not run
+        page.get_by_text(re.compile(r"Python 3.* \| Idle")).wait_for(timeout=90_000)
         page.keyboard.press("Control+B")  # the file browser takes room
 
     def menu(self, *entries: str) -> None:

@@ -1,4 +1,4 @@
-"""Five videos labelled by click and key are in the CSV, undo takes one back, and a restart loses none."""
+"""The labelling widget in JupyterLab, by mouse and by keyboard."""
 
 import csv
 import re
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 expect = pytest.importorskip("playwright.sync_api").expect
+pytestmark = pytest.mark.browser
 
 
 def rows(path: Path) -> dict[str, str]:
@@ -16,12 +17,13 @@ def rows(path: Path) -> dict[str, str]:
 
 
 def test_label_five_videos(notebook):
+    """They are in the CSV, undo takes one back, and a restart of the kernel loses none."""
     book = notebook("annotate")
     book.run_all(seconds=300)
     desk = book.page.get_by_role("group", name="Label videos")
     clip = desk.locator("video")
-    said = book.page.locator(".jp-OutputArea").filter(has_text="unusable; labels: ").first.inner_text()
-    path = Path(said.partition("labels: ")[2].strip())
+    output = book.page.locator(".jp-OutputArea").filter(has_text="unusable; labels: ").first.inner_text()
+    path = Path(output.partition("labels: ")[2].strip())
     start = rows(path) if path.exists() else {}
 
     def shown() -> str:
@@ -53,7 +55,7 @@ def test_label_five_videos(notebook):
     last = list(wanted)[-1]
     press(lambda: desk.get_by_role("button", name="undo (u)").click())
     assert last not in rows(path)
-    assert shown() == last  # what was taken back is asked again
+    assert shown() == last  # what was taken back is shown again
     again = re.fullmatch(r"(.+) \((.)\)", buttons[4 % len(buttons)])[2]
     press(lambda: (desk.focus(), book.page.keyboard.press(again)))
     assert rows(path) == start | wanted

@@ -4,6 +4,7 @@ import pytest
 
 from videossl_core.params import ROOT
 
+pytestmark = pytest.mark.browser
 OWN = {"annotate", "qualitative", "tour"}  # run by a test of their own
 NAMES = sorted({path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} - OWN)
 

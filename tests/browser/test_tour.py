@@ -1,11 +1,18 @@
-"""The tour's sliders answer to the keyboard."""
+"""The tour in JupyterLab."""
 
 import re
 
+import pytest
 
-def test_a_slider_changes_its_picture(notebook):
+pytestmark = pytest.mark.browser
+
+
+def test_training_line_and_slider(notebook):
+    """Somebody watches, so the training has a line with a bar; sliders answer to the keyboard."""
     book = notebook("tour")
     book.run_all(seconds=600)
+    line = book.page.locator("div:has(> progress)").filter(has_text="training VideoSSL")
+    assert re.match(r"training VideoSSL: (\d+) of \1, ", line.inner_text().strip())
     book.check()
     cell = book.page.locator(".jp-CodeCell").filter(has=book.page.locator(".widget-slider"))
     cell = cell.filter(has_text=re.compile("δ")).first

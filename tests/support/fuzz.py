@@ -1,5 +1,5 @@
-"""Broken input by the thousand: ``make fuzz``. What comes in at the front door must not hang, crash, write
-outside its folder, or train on nothing without a word.
+"""Broken input by the thousand: ``make fuzz``. No input may hang, crash, write outside its folder, or lead to
+training on nothing without an error.
 
 Each kind of input has a function that tries ``n`` mutants and returns what went wrong, one line each.
 """
@@ -12,13 +12,14 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from support import helpers
 import numpy as np
+import torch
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
-from test_codec import encode
 
+from support import helpers
+from support.videos import encode
 from videossl_core import params, runs
 from videossl_core.data import datasets, splits
 from videossl_core.data.frames import FrameStore, StoreSettings
@@ -63,19 +64,17 @@ def mutate_video(rng: random.Random, data: bytes, other: bytes) -> bytes:
     elif kind == 2:
         del b[rng.randrange(len(b)) :]
     elif kind == 3:  # two files in one
-        b = (
-            b + other
-            if rng.random() < 0.5
-            else b[: rng.randrange(len(b))] + other[rng.randrange(len(other)) :]
-        )
+        whole = rng.random() < 0.5
+        b = b + other if whole else b[: rng.randrange(len(b))] + other[rng.randrange(len(other)) :]
     elif kind == 4:
         header = rng.choice(HEADERS)
         b[: rng.choice([0, len(header)])] = header
     elif kind == 5:  # the head of one format, the rest of another
         b[: rng.choice([16, 64, 512])] = other[: rng.choice([16, 64, 512])]
     elif kind == 6:  # a hole, or a piece twice
-        at, n = rng.randrange(len(b)), rng.choice([1, 7, 512, 4096])
-        b[at : at + n] = rng.choice([b"", bytes(len(b[at : at + n])), bytes(b[at : at + n]) * 2])
+        start, length = rng.randrange(len(b)), rng.choice([1, 7, 512, 4096])
+        piece = bytes(b[start : start + length])
+        b[start : start + length] = rng.choice([b"", bytes(len(piece)), piece * 2])
     else:  # the last bytes, where indices are
         for _ in range(rng.choice([1, 10])):
             b[-rng.randrange(1, min(600, len(b)))] = rng.randrange(256)
@@ -125,33 +124,27 @@ NASTY = [
     b"x" * 5000, b"None", b"true", b"\xe2\x80\xae", b"A.avi*1", b"null", b"~", b"<<: *a",
 ]  # fmt: skip
 
-edits = st.lists(
-    st.tuples(
-        st.sampled_from(["insert", "replace", "delete", "flip", "double", "cut", "swap", "line"]),
-        st.integers(0, 10_000),
-        st.integers(0, 40),
-        st.sampled_from(NASTY) | st.binary(max_size=12),
-    ),
-    min_size=1,
-    max_size=5,
-)
+EDITS = ["insert", "replace", "delete", "flip", "double", "cut", "swap", "line"]
+pieces = st.sampled_from(NASTY) | st.binary(max_size=12)
+edit = st.tuples(st.sampled_from(EDITS), st.integers(0, 10_000), st.integers(0, 40), pieces)
+edits = st.lists(edit, min_size=1, max_size=5)
 
 
 def edited(data: bytes, changes) -> bytes:
-    for kind, at, n, piece in changes:
-        at %= len(data) + 1
+    for kind, start, n, piece in changes:
+        start %= len(data) + 1
         lines = data.split(b"\n")
-        i, j = at % len(lines), n % len(lines)
+        i, j = start % len(lines), n % len(lines)
         if kind == "insert":
-            data = data[:at] + piece + data[at:]
+            data = data[:start] + piece + data[start:]
         elif kind == "replace":
-            data = data[:at] + piece + data[at + len(piece) :]
+            data = data[:start] + piece + data[start + len(piece) :]
         elif kind == "delete":
-            data = data[:at] + data[at + n :]
-        elif kind == "flip" and at < len(data):
-            data = data[:at] + bytes([data[at] ^ (1 << n % 8)]) + data[at + 1 :]
+            data = data[:start] + data[start + n :]
+        elif kind == "flip" and start < len(data):
+            data = data[:start] + bytes([data[start] ^ (1 << n % 8)]) + data[start + 1 :]
         elif kind == "cut":
-            data = data[:at]
+            data = data[:start]
         elif kind in ("double", "swap", "line"):
             lines[i] = {"double": lines[i] + b"\n" + lines[i], "swap": lines[j], "line": piece}[kind]
             data = b"\n".join(lines)
@@ -159,29 +152,31 @@ def edited(data: bytes, changes) -> bytes:
 
 
 @contextmanager
-def no_longer_than(seconds: float):
-    """Raise TimeoutError in whatever takes longer."""
-
+def time_limit(seconds: float):
     def late(*_):
         raise TimeoutError(f"took longer than {seconds:g} s")
 
-    was = signal.signal(signal.SIGALRM, late)
+    before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, was)
+        signal.signal(signal.SIGALRM, before)
 
 
-def tried(n: int, strategy, check) -> list[str]:
+def failures(n: int, strategy, check) -> list[str]:
     """Run a check on n examples of a strategy; hypothesis makes a failing one as small as it can."""
-    suppressed = list(HealthCheck)
-    phases = [Phase.generate, Phase.shrink]
-    options = settings(max_examples=n, deadline=None, database=None, derandomize=True, phases=phases)
-    run = settings(options, suppress_health_check=suppressed)(hypothesis_given(strategy)(check))
+    options = settings(
+        max_examples=n,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
     try:
-        run()
+        options(hypothesis_given(strategy)(check))()
     except Exception as error:
         return [f"{type(error).__name__}: {error}; {getattr(error, '__notes__', '')}"]
     return []
@@ -189,44 +184,42 @@ def tried(n: int, strategy, check) -> list[str]:
 
 def list_files(folder: Path) -> dict[str, tuple[dict, Path]]:
     """Kinds of lists: the parameters that read one, and the file to mutate."""
-    names = [f"{c}/v_{c}_g0{g}_c01.avi" for c in ("Archery", "Surfing", "YoYo") for g in range(6)]
+    ids = {"Archery": 1, "Surfing": 2, "YoYo": 3}
+    names = [f"{c}/v_{c}_g0{g}_c01.avi" for c in ids for g in range(6)]
     for name in names:
-        for root in ("train", "val", "."):
-            path = folder / "root" / root / name
+        for subset in ("train", "val", "."):
+            path = folder / "root" / subset / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    text: dict[str, str] = {}
-    classes = ["Archery", "Surfing", "YoYo"]
-    text["ucf/classInd.txt"] = "".join(f"{i} {c}\r\n" for i, c in enumerate(classes, 1))
-    ids = {c: i for i, c in enumerate(classes, 1)}
+    label = {name: name.split("/")[0] for name in names}
     train, test = [n for n in names if "g05" not in n], [n for n in names if "g05" in n]
-    text["ucf/trainlist01.txt"] = "".join(f"{n} {ids[n.split('/')[0]]}\n" for n in train)
-    text["ucf/testlist01.txt"] = "".join(f"{n}\n" for n in test)
-    for c in classes:
-        of = [n.split("/")[1] for n in names if n.startswith(c)]
-        text[f"hmdb/{c}_test_split1.txt"] = "".join(f"{n} {1 + (i > 3)} \n" for i, n in enumerate(of))
-    rows = [f"{c},id{i:08d},{i},{i + 10},{s}" for c in classes for i in range(5) for s in ("train", "val")]
-    text["kinetics/all.csv"] = "label,youtube_id,time_start,time_end,split\n" + "\n".join(rows)
-    text["own/videos.csv"] = "video,label,split\n" + "".join(
-        f"{n},{n.split('/')[0]},{'test' if n in test else 'train'}\n" for n in names
-    )
-    text["labels/some.lst"] = "".join(f"videos/{n}*{ids[n.split('/')[0]]}\n" for n in train[::2])
-    for name, content in text.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
+    clips = [f"{c},id{i:08d},{i},{i + 10},{s}\n" for c in ids for i in range(5) for s in ("train", "val")]
+    rows = [f"{n},{label[n]},{'test' if n in test else 'train'}\n" for n in names]
+    texts = {
+        "ucf/classInd.txt": "".join(f"{i} {c}\r\n" for c, i in ids.items()),
+        "ucf/trainlist01.txt": "".join(f"{n} {ids[label[n]]}\n" for n in train),
+        "ucf/testlist01.txt": "".join(f"{n}\n" for n in test),
+        "kinetics/all.csv": "".join(["label,youtube_id,time_start,time_end,split\n", *clips]),
+        "own/videos.csv": "".join(["video,label,split\n", *rows]),
+        "labels/some.lst": "".join(f"videos/{n}*{ids[label[n]]}\n" for n in train[::2]),
+    }
+    for c in ids:
+        videos = [n.split("/")[1] for n in names if label[n] == c]
+        texts[f"hmdb/{c}_test_split1.txt"] = "".join(f"{n} {1 + (i > 3)} \n" for i, n in enumerate(videos))
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
     own = {"dataset": "fuzz", "root": folder / "root", "outputs": folder / "outputs", "method": "supervised"}
     ucf = own | {"source": "ucf101", "lists": folder / "ucf"}
-    kinds = {name: (ucf, folder / name) for name in text if name.startswith("ucf")}
-    hmdb = own | {"source": "hmdb51", "lists": folder / "hmdb"}
-    kinds["hmdb"] = (hmdb, folder / "hmdb/Surfing_test_split1.txt")
-    kinds["kinetics"] = (
-        own | {"source": "kinetics", "lists": folder / "kinetics"},
-        folder / "kinetics/all.csv",
-    )
-    kinds["csv"] = (own | {"source": "csv", "lists": folder / "own/videos.csv"}, folder / "own/videos.csv")
-    listed = {"label_draw": "list", "label_list": folder / "labels/some.lst"}
-    kinds["labels"] = (ucf | listed, folder / "labels/some.lst")
+    kinds = {name: (ucf, folder / name) for name in texts if name.startswith("ucf")}
+    for source, parent, name in (
+        ("hmdb51", "hmdb", "hmdb/Surfing_test_split1.txt"),
+        ("kinetics", "kinetics", "kinetics/all.csv"),
+        ("csv", "own/videos.csv", "own/videos.csv"),
+    ):
+        kinds[source] = (own | {"source": source, "lists": folder / parent}, folder / name)
+    label_list = folder / "labels/some.lst"
+    kinds["labels"] = (ucf | {"label_draw": "list", "label_list": label_list}, label_list)
     return kinds
 
 
@@ -234,28 +227,26 @@ def lists(n: int, folder: Path) -> list[str]:
     """Read n mutated list files: an error that names the file, or a data set that can be trained on."""
     kinds = list_files(folder)
     originals = {name: path.read_bytes() for name, (_, path) in kinds.items()}
-    before, read = helpers.tree(folder), {name: [0, 0] for name in kinds}
+    before, counts = helpers.tree(folder), {name: [0, 0] for name in kinds}  # read, refused
 
     def check(example):
         name, changes = example
         given, path = kinds[name]
         path.write_bytes(edited(originals[name], changes))
         try:
-            with no_longer_than(10):
+            with time_limit(10):
                 p = params.load(**given)
                 index = datasets.read_index(p)
                 split = splits.make_split(p, index)
-        except (datasets.DatasetError, splits.SplitError):
-            read[name][1] += 1
-            return
         except ValueError as error:
-            if str(path) not in str(error):
+            named = isinstance(error, datasets.DatasetError | splits.SplitError) or str(path) in str(error)
+            if not named:
                 raise
-            read[name][1] += 1
+            counts[name][1] += 1
             return
         finally:
             path.write_bytes(originals[name])
-        read[name][0] += 1
+        counts[name][0] += 1
         assert {"labelled", "test"} <= set(split.role)
         assert split.label.between(0, len(index.classes) - 1).all()
         assert [index.classes[i] for i in split.label] == list(split.class_name)
@@ -264,11 +255,11 @@ def lists(n: int, folder: Path) -> list[str]:
             assert (p.root / video).resolve().is_relative_to(p.root), video
         splits.from_csv(splits.to_csv(split))
 
-    wrong = tried(n, st.tuples(st.sampled_from(sorted(kinds)), edits), check)
+    wrong = failures(n, st.tuples(st.sampled_from(sorted(kinds)), edits), check)
     if helpers.tree(folder) != before or Path("pwned").exists():
         wrong.append("reading lists has written something")
-    if n > 500 and not all(min(counts) for counts in read.values()):
-        wrong.append(f"these mutants prove little (read, refused): {read}")
+    if n > 500 and not all(min(pair) for pair in counts.values()):
+        wrong.append(f"these mutants prove little (read, refused): {counts}")
     return wrong
 
 
@@ -281,17 +272,10 @@ def parameter_files(n: int, folder: Path) -> list[str]:
     (folder / "params").mkdir(parents=True)
     for name, content in originals.items():
         (folder / "params" / f"{name}.yaml").write_bytes(content)
-    values = (
-        st.none()
-        | st.booleans()
-        | st.integers()
-        | st.floats()
-        | st.text(max_size=9)
-        | st.lists(st.integers())
-    )
-    given = st.dictionaries(
-        st.sampled_from([*params.Params.model_fields, "base", "stepz"]), values, max_size=2
-    )
+    numbers = st.integers() | st.floats()
+    values = numbers | st.none() | st.booleans() | st.text(max_size=9) | st.lists(st.integers())
+    names = st.sampled_from([*params.Params.model_fields, "base", "stepz"])
+    given = st.dictionaries(names, values, max_size=2)
     counts = [0, 0]
 
     def check(example):
@@ -299,7 +283,7 @@ def parameter_files(n: int, folder: Path) -> list[str]:
         path = folder / "params" / "mine.yaml"
         path.write_bytes(edited(originals[name], changes))
         try:
-            with no_longer_than(10):
+            with time_limit(10):
                 p = params.load(**{"dataset": "mine"} | extra)
         except params.ParameterError as error:
             if len(str(error)) > 20_000:
@@ -313,16 +297,15 @@ def parameter_files(n: int, folder: Path) -> list[str]:
         assert p.source is not None
         p.model_dump_json()
 
-    was = params.ROOT
-    params.ROOT = folder
+    root, params.ROOT = params.ROOT, folder
     try:
         before = helpers.tree(folder)
-        wrong = tried(n, st.tuples(st.sampled_from(sorted(originals)), edits, given | st.just({})), check)
+        wrong = failures(n, st.tuples(st.sampled_from(sorted(originals)), edits, given | st.just({})), check)
         (folder / "params" / "mine.yaml").unlink(missing_ok=True)
         if helpers.tree(folder) != before or Path("pwned").exists():
             wrong.append("reading parameters has written something")
     finally:
-        params.ROOT = was
+        params.ROOT = root
     if n > 500 and min(counts) < n // 20:
         wrong.append(f"these mutants prove little (read, refused): {counts}")
     return wrong
@@ -338,7 +321,7 @@ def caches(n: int, folder: Path, seed: int = 0) -> list[str]:
     store = FrameStore(folder / "store", StoreSettings(32, 90, 4))
     store.add(names, folder / "videos", workers=1)
     run = runs.Run(folder / "run")
-    run.write_checkpoint({"metrics": [], "log": [], "step": 1, "model": {"w": helpers.torch.ones(100)}})
+    run.write_checkpoint({"metrics": [], "log": [], "step": 1, "model": {"w": torch.ones(100)}})
     targets = [store.path("a.mp4"), store.table_path, run.checkpoint]
     originals = {path: path.read_bytes() for path in targets}
     wrong = []

@@ -6,12 +6,11 @@ import shutil
 import signal
 import warnings
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 import torch
 import yaml
 
@@ -69,11 +68,12 @@ def record(run: runs.Run) -> dict:
 
 def stop_at(p: params.Params, step: int, error: type[BaseException] = KeyboardInterrupt) -> runs.Run:
     """Train until the row of this step, then leave the loop by an error."""
-    with pytest.raises(error), runs.open(p) as run:
+    with suppress(error), runs.open(p) as run:
         for row in run.record(training.Trainer(p, prepare.prepare(p))):
             if row["step"] == step:
                 raise error
-    assert not runs.Run(p.run_dir).finished
+    run = runs.Run(p.run_dir)
+    assert not run.finished
     return run
 
 
@@ -133,25 +133,27 @@ MOMENTS = {
 }
 
 
-def train(given: dict, kill: tuple[str, int] | None = None, count_into: Path | None = None) -> None:
-    """Train; die by SIGKILL at the n-th call of one of MOMENTS, or count the calls of all."""
-    torch.set_num_threads(2)
+def train(
+    given: dict, hit: tuple[str, int] | None = None, by=signal.SIGKILL, count_into: Path | None = None
+) -> None:
+    """Train; be hit by a signal at the n-th call of one of MOMENTS, or count the calls of all."""
+    torch.set_num_threads(1)
     calls: Counter[str] = Counter()
     for moment, (owner, name) in MOMENTS.items():
-        setattr(owner, name, _struck(moment, getattr(owner, name), calls, kill))
+        setattr(owner, name, _struck(moment, getattr(owner, name), calls, hit, by))
     training.train(params.load(**given))
     if count_into:
         count_into.write_text("\n".join(f"{n} {moment}" for moment, n in calls.items()))
 
 
-def _struck(moment, original, calls, kill):
+def _struck(moment, original, calls, hit, by):
     def call(*args, **kwargs):
         calls[moment] += 1
-        if kill == (moment, calls[moment]):
+        if hit == (moment, calls[moment]):
             if moment == "writing a checkpoint":
                 original(*args, **kwargs)
                 os.truncate(args[1], os.path.getsize(args[1]) // 2)
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), by)
         return original(*args, **kwargs)
 
     return call
@@ -184,7 +186,7 @@ def train_with_small_files(given: dict, most: int) -> None:
     """Train where no file may grow beyond this many bytes, as on a disk that is nearly full."""
     import resource  # Windows has none
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     training.train(params.load(**given))
 

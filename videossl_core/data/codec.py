@@ -1,7 +1,6 @@
 """Reading and writing one video file with PyAV, and the reason why a file cannot be used."""
 
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -22,7 +21,7 @@ class VideoError(ValueError):
     """A video cannot be used; the message is the reason."""
 
 
-def _open(path: Path) -> InputContainer:
+def open_video(path: Path) -> InputContainer:
     """Only these containers and this one file: play lists and concatenations would read other files."""
     return av.open(f"file:{path}", options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"})
 
@@ -43,7 +42,7 @@ def decode(path: Path) -> Iterator[av.VideoFrame]:
         raise VideoError(f"unreadable: {error.strerror}") from None
     count, first, last = 0, None, None
     try:
-        with _open(path) as container:
+        with open_video(path) as container:
             if not container.streams.video:
                 raise VideoError("no video stream")
             stream = container.streams.video[0]
@@ -59,30 +58,14 @@ def decode(path: Path) -> Iterator[av.VideoFrame]:
                 count += 1
                 first, last = frame.time if first is None else first, frame.time
                 yield frame
-            if count:
-                _check_complete(container, count, (last or 0) - (first or 0))
+            if not count:
+                raise VideoError("zero frames")
+            _check_complete(container, count, (last or 0) - (first or 0))
     except VideoError:
         raise
     except Exception as error:  # PyAV reports broken files by more than its own errors
         what = f"truncated: breaks off after {count} frames" if count else "unreadable"
         raise VideoError(f"{what} ({getattr(error, 'strerror', None) or error})") from None
-    if not count:
-        raise VideoError("zero frames")
-
-
-def stated_frames(path: Path) -> float:
-    """The number of frames by the header, or by its length and rate; nothing is decoded.
-
-    Raises:
-        VideoError: the file cannot be opened as a video.
-    """
-    try:
-        with _open(path) as container:
-            stream = container.streams.video[0]
-            seconds = (container.duration or 0) / av.time_base
-            return stream.frames or seconds * float(stream.average_rate or 25)
-    except Exception as error:
-        raise VideoError(f"unreadable ({error})") from None
 
 
 def _check_size(width: int, height: int) -> None:
@@ -121,41 +104,6 @@ def pixels(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
 def quarter_turns(frame: av.VideoFrame) -> int:
     """By how many quarters the picture must be turned anticlockwise to stand upright."""
     return round((frame.rotation or 0) / 90) % 4
-
-
-def for_browser(path: Path, side: int = 320, seconds: float = 10) -> bytes:
-    """A file that any browser plays: the video itself if it is a small one in MP4 or WebM, else its first
-    ten seconds as H.264, with a long side of at most ``side`` pixels.
-
-    Raises:
-        VideoError: the video cannot be decoded.
-    """
-    if _plays_as_it_is(path):
-        return path.read_bytes()
-    frames, times = [], []
-    for frame in decode(path):
-        if frame.time is not None:
-            times.append(frame.time)
-            if times[-1] - times[0] > seconds:
-                break
-        scale = min(1, side / max(frame.width, frame.height))
-        even = [max(2, round(n * scale) // 2 * 2) for n in (frame.width, frame.height)]
-        frames.append(pixels(frame, *even))
-    with tempfile.TemporaryDirectory() as folder:
-        clip = Path(folder) / "clip.mp4"
-        write(clip, frames, min(60, max(1, mean_rate(times))))
-        return clip.read_bytes()
-
-
-def _plays_as_it_is(path: Path) -> bool:
-    if path.suffix.lower() not in (".mp4", ".m4v", ".webm") or path.stat().st_size > 4e6:
-        return False
-    try:
-        with _open(path) as container:
-            context = container.streams.video[0].codec_context
-            return context.name in ("h264", "vp8", "vp9", "libdav1d", "av1") and context.pix_fmt == "yuv420p"
-    except Exception:  # decoding it will give the reason
-        return False
 
 
 def write(path: Path, frames: Iterable[np.ndarray], fps: float = 25.0, qp: int = 22) -> None:

@@ -1,5 +1,6 @@
 """A data set as one table: the videos that its source lists, checked, with their class, label and split."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -49,7 +50,7 @@ def read_index(p: Params) -> Index:
         if not (table.split == split).any():
             raise DatasetError(f"no {split} video of any class found below {root} (source = {p.source!r})")
     first = table.drop_duplicates("class_name").set_index("class_name").video
-    absent = [c for c in classes if not (root / first[c]).parent.is_dir()]
+    absent = [c for c in classes if not os.path.isdir((root / first[c]).parent)]
     if absent:
         present = ",".join(c for c in classes if c not in absent)
         raise DatasetError(
@@ -79,7 +80,7 @@ def choose_classes(p: Params, table: pd.DataFrame, all_classes: list[str]) -> li
     """The classes that the parameters select and that have a video, in the order of their ids."""
     classes = p.classes or all_classes
     if unknown := [c for c in classes if c not in all_classes]:
-        raise DatasetError(f"classes: {unknown[0]!r} is not one of the {len(all_classes)} classes here")
+        raise DatasetError(f"classes: {unknown[0]!r} is not a class of this data set")
     if len(set(classes)) < len(classes):
         raise DatasetError("classes: a class is named twice")
     if p.largest_classes:

@@ -61,9 +61,9 @@ def map_unordered(
 def _outcome(future: Future, timeout: float | None) -> Any:
     try:
         return future.result()
-    except BrokenProcessPool as error:
+    except BrokenProcessPool:
         reason = f"no worker process can start; the cause is above. In a script, {files.UNGUARDED}"
-        raise RuntimeError(reason) from error
+        raise RuntimeError(reason) from None
     except TimeoutError:
         return Lost(f"time-out: not done within {timeout:g} s")
     except ProcessExpired as error:

@@ -41,7 +41,7 @@ def _existing(folder: Path | None, what: str) -> Path:
 
 
 def videos_below(folder: Path) -> list[str]:
-    """Links to folders are followed, but not in a circle; hidden files and folders are skipped."""
+    """Sorted relative paths. Links to folders are followed, but not in a circle; hidden ones are skipped."""
     videos: list[Path] = []
     for path, subfolders, names in os.walk(folder, followlinks=True):
         parent = Path(path)
@@ -62,6 +62,7 @@ def alphabetical(names: Iterable[str]) -> list[str]:
 
 
 def _by_name(rows: Rows) -> Listing:
+    """A listing whose class ids follow the names."""
     return Listing(rows, alphabetical({name for _, name, _ in rows}))
 
 
@@ -140,7 +141,7 @@ def _kinetics(p: Params) -> Listing:
             if role not in ("train", *held_out):
                 raise DatasetError(f"{path} line {n}: split {split!r} is not train, {', '.join(held_out)}")
             folder = folders.get(role, folders.get(role[:3], split))
-            subfolder = label if (p.videos_dir / folder / label).is_dir() else label.replace(" ", "_")
+            subfolder = label if os.path.isdir(p.videos_dir / folder / label) else label.replace(" ", "_")
             name = f"{youtube_id}_{int(start):06d}_{int(end):06d}.mp4"
             rows.append((f"{folder}/{subfolder}/{name}", label, role))
     roles = {"train": "train", _tested_on({role for *_, role in rows}, held_out, p.lists): "test"}

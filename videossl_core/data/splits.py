@@ -37,16 +37,16 @@ def _stratified(p: Params, train: pd.DataFrame, index: Index) -> np.ndarray:
 
 def _listed(p: Params, train: pd.DataFrame, index: Index) -> np.ndarray:
     path = p.label_list
-    assert path is not None, "Params sees to it"
+    assert path is not None, "Params requires it"
     if path.is_dir():
         name = f"ssl_sub{{}}c_{p.label_pct:g}p_labeled0.lst"
         part, path = (path / name.format(len(c)) for c in (index.classes, index.all_classes))
-        if part.exists() and _classes_in(part) <= set(index.classes):  # as many classes may be other ones
+        if part.exists() and _classes_in(part) <= set(index.classes):  # not as many other classes
             path = part
         if not path.exists():
             existing = ", ".join(sorted(f.name for f in path.parent.glob("*_labeled0.lst"))) or "no such list"
             raise SplitError(f"{path}: no such file; there is {existing}. Or draw: label_draw = stratified")
-    # where the index is what is on the disk, a copy that lacks videos shows only here
+    # without official lists the index holds what is on the disk, so the list may name videos that are not
     return read_label_list(path, train, index, p.max_reject_pct if p.lists is None else 0)
 
 
@@ -92,16 +92,14 @@ def read_label_list(path: Path, train: pd.DataFrame, index: Index, missing_pct: 
         warnings.warn(f"{count}: they are left out", stacklevel=2)
     if not entries:
         raise SplitError(f"{path}: no labelled video of the classes {', '.join(index.classes[:5])}")
-    names = {i: train.class_name.iloc[i] for i in entries}
+    names = list(train.class_name)
     # ids count from 0 or 1, over all classes of the data set or over the chosen ones (Kinetics-100)
     schemes = [(classes, base) for classes in (index.all_classes, index.classes) for base in (0, 1)]
     candidates = [{name: id for id, name in enumerate(classes, base)} for classes, base in schemes]
     ids = max(candidates, key=lambda ids: sum(label == ids[names[i]] for i, (_, label) in entries.items()))
     for i, (n, label) in entries.items():
-        if label != ids[names[i]]:
-            raise SplitError(
-                f"{path} line {n}: label {label} is not {ids[names[i]]}, that of {names[i]} elsewhere"
-            )
+        if label != (expected := ids[names[i]]):
+            raise SplitError(f"{path} line {n}: label {label}, but {names[i]} is {expected} elsewhere")
     return np.array(list(entries))
 
 
@@ -118,9 +116,7 @@ def _read_entries(path: Path, train: pd.DataFrame, index: Index) -> tuple[dict[i
         if not video or not label.isascii() or not label.isdecimal():
             raise SplitError(f"{path} line {n}: {line!r} is not 'path*label'")
         if int(label) > len(index.all_classes):
-            raise SplitError(
-                f"{path} line {n}: label {label} is outside the {len(index.all_classes)} classes"
-            )
+            raise SplitError(f"{path} line {n}: label {label} is outside {len(index.all_classes)} classes")
         if PurePosixPath(video).parent.name in left_out:
             continue
         i = positions.get(_key(video))
@@ -134,9 +130,9 @@ def _read_entries(path: Path, train: pd.DataFrame, index: Index) -> tuple[dict[i
 
 
 def make_split(p: Params, index: Index) -> pd.DataFrame:
-    """The index with a column ``role``: labelled, unlabelled or test."""
+    """The index with a column ``role`` (labelled, unlabelled or test) instead of ``split``."""
     table = index.table.copy()
-    train = table[(table.split == "train") & (table.label >= 0)]  # others have no label that could be shown
+    train = table[(table.split == "train") & (table.label >= 0)]  # others have no label to show
     chosen = DRAWS[p.label_draw](p, train, index)
     table["role"] = np.where(table.split == "train", "unlabelled", "test")
     table.loc[train.index[chosen], "role"] = "labelled"

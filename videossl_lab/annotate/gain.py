@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from videossl_core import evaluation, prepare, runs, training
+from videossl_core import prepare, runs, training
 from videossl_core.data import splits
 from videossl_core.params import Params
-from videossl_lab import live, plots
+from videossl_lab import claims, live, plots
 
 COMPARED = ("supervised", "videossl")
 
@@ -19,8 +19,10 @@ def train(p: Params) -> dict[str, runs.Run]:
     for method in COMPARED:
         q = p.but(method=method)
         data = prepare.prepare(q)
-        if _outdated(runs.Run(q.run_dir), q, data.split):
-            q = q.but(resume="never")
+        old = runs.Run(q.run_dir)
+        if old.params.exists():
+            other = q.differing(old.read_params()) or splits.difference(old.read_split(), data.split)
+            q = q.but(resume="never") if other else q
         with runs.open(q) as run:
             if not run.finished:
                 trainer = training.Trainer(q, data)
@@ -32,16 +34,10 @@ def train(p: Params) -> dict[str, runs.Run]:
     return trained
 
 
-def _outdated(run: runs.Run, p: Params, split: pd.DataFrame) -> bool:
-    if not (run.params.exists() and run.split.exists()):
-        return False
-    return bool(p.differing(run.read_params()) or splits.difference(run.read_split(), split))
-
-
-def compare_runs(trained: dict[str, runs.Run]) -> tuple[pd.DataFrame, evaluation.Gain]:
+def compare_runs(trained: dict[str, runs.Run]) -> tuple[pd.DataFrame, claims.Gain]:
     """Clip and video top-1 of the runs on the held-out videos, and the last one's gain over the first."""
     tables = {method: runs.read_table(run.predictions_test) for method, run in trained.items()}
     right = {method: table[["clip_right", "video_right"]].astype(bool) for method, table in tables.items()}
     top1 = 100 * pd.DataFrame({method: table.mean() for method, table in right.items()}).T
     top1 = top1.set_axis(["clip_top1", "video_top1"], axis=1).assign(held_out=len(right[COMPARED[0]]))
-    return top1, evaluation.paired_gain(*(right[method].video_right.to_numpy() for method in COMPARED))
+    return top1, claims.paired_gain(*(right[method].video_right.to_numpy() for method in COMPARED))

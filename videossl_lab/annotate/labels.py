@@ -83,14 +83,10 @@ class Labels:
         if ready < 2:
             return f"Label videos of at least two classes first: {ready} of {len(counts)} have one."
         if not any(test for _, test in counts.values()):
-            most = max(train for train, _ in counts.values())
-            return (
-                f"No labelled video is held out yet to measure the gain on: {self.test_pct:g} % of each "
-                f"class will be, and the class with most labels has {most}. Label more."
-            )
+            share = f"{self.test_pct:g} % of each class will be"
+            return f"No labelled video is held out yet to measure the gain on: {share}. Label more."
         if all(video in self.rows for video in videos):
             return (
-                "Every video has a label or was skipped, but VideoSSL learns from those without: add videos "
-                "to the folder and run this notebook again, or take some labels back."
+                "Every video has a label or was skipped, but VideoSSL needs some without: add some, or undo."
             )
         return ""

@@ -33,11 +33,7 @@ class Likeness:
 
 
 def suggest(
-    videos: list[str],
-    likeness: Likeness,
-    rows: Rows,
-    classes: list[str],
-    predictions: pd.DataFrame | None = None,
+    videos: list[str], likeness: Likeness, rows: Rows, classes: list[str], table: pd.DataFrame | None = None
 ) -> tuple[str, str]:
     """The video whose label is worth most, and why in a few words; ("", "") if none is left.
 
@@ -48,14 +44,14 @@ def suggest(
     Args:
         likeness: of these videos, in this order.
         rows: videos that have a label or are skipped already.
-        predictions: of an earlier training, by video: predicted, margin. A video without one has margin 0.
+        table: by video, predicted class and margin of an earlier training; a video without has margin 0.
     """
     left = np.array([i for i, video in enumerate(videos) if video not in rows], dtype=int)
     if not len(left):
         return "", ""
     labelled = [i for i, video in enumerate(videos) if video in rows]
-    if predictions is not None:
-        latest = predictions.reindex([videos[i] for i in left])
+    if table is not None:
+        latest = table.reindex([videos[i] for i in left])
         margin, guesses = latest.margin.fillna(0).to_numpy(), latest.predicted.fillna("")
         score = 1 - margin
         reasons = [

@@ -5,7 +5,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import anywidget
-import pandas as pd
 import traitlets
 
 from videossl_core import prepare, runs, teacher
@@ -13,6 +12,7 @@ from videossl_core.data import codec, datasets, demo
 from videossl_core.data.labels import read
 from videossl_core.devices import device
 from videossl_core.params import ParameterError, Params
+from videossl_lab import films
 from videossl_lab.annotate.labels import Labels
 from videossl_lab.annotate.suggest import Likeness, suggest
 
@@ -51,12 +51,6 @@ class Desk:
             predictions = None
         rows = self.labels.rows | ({after: ("", "skip")} if after else {})
         return suggest(self.videos, self.likeness, rows, self.p.classes, predictions)
-
-    def progress(self) -> pd.DataFrame:
-        """Labels per class, for training and held out, with the sum."""
-        table = pd.DataFrame(self.labels.counts(), index=["training", "held out"]).T
-        table.loc["all"] = table.sum()
-        return table
 
 
 def _classes(p: Params) -> list[str]:
@@ -136,7 +130,7 @@ class Annotator(anywidget.AnyWidget):
 
     def _encoded(self, video: str) -> Future[bytes]:
         if video not in self._clips:
-            self._clips[video] = self._thread.submit(codec.for_browser, self.desk.root / video)
+            self._clips[video] = self._thread.submit(films.for_browser, self.desk.root / video)
             for old in list(self._clips)[:-4]:
                 del self._clips[old]
         return self._clips[video]
