@@ -132,7 +132,7 @@ REASONS = {
     "sound.mp4": "no video stream",
     "thin.mkv": "implausible: 600 x 2 pixels",
     "folder.mp4": "unreadable: not a regular file",
-    "loop.mp4": "unreadable: Too many levels of symbolic links",
+    "loop.mp4": "unreadable (Too many levels of symbolic links)",
     "pipe.mp4": "unreadable: not a regular file",
     "gone.mp4": "missing",
 }

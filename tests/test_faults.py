@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
 from support import helpers, workers
 from support.helpers import MOMENTS, TINY, record, same
 
-from videossl_core import params, prepare, runs
+from videossl_core import params, prepare, runs, training
 from videossl_core.data import files, frames
 from videossl_core.data.frames import FrameStore, StoreSettings
 
@@ -49,7 +50,8 @@ def test_killed_run_equals_uninterrupted(tiny, tmp_path, times, fault, method, b
         assert process.exitcode == (1 if by == signal.SIGINT else -by), moment
         process = helpers.start(helpers.train, mine)
         time.sleep(rng.uniform(0.05, 0.8))
-        os.kill(process.pid, by)
+        with suppress(ProcessLookupError):  # it may be done
+            os.kill(process.pid, by)
         process.join()
         run = runs.Run(p.run_dir)
         began += run.checkpoint.exists()
@@ -95,6 +97,22 @@ def test_full_disk_message(tmp_path, monkeypatch):
     assert run.read_checkpoint()["step"] == 1
     with pytest.raises(OSError, match=r"No space left on device: .*a.txt"):
         files.write_text(tmp_path / "a.txt", "text")
+
+
+def test_interrupt_before_predictions_are_written(tiny, monkeypatch):
+    """The last evaluation is in memory alone then; its checkpoint must not promise a file that is missing."""
+    p, original = tiny(), runs.Run.write_predictions
+    presses = iter([KeyboardInterrupt])
+
+    def press_stop(self, predictions):
+        for error in presses:
+            raise error
+        original(self, predictions)
+
+    monkeypatch.setattr(runs.Run, "write_predictions", press_stop)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(p)
+    assert same(record(training.train(p)), record(training.train(p.but(variant="whole"))))
 
 
 def test_killed_decoding_ends_in_the_same_store(tmp_path, times, fault):

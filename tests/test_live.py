@@ -60,6 +60,7 @@ def test_unwatched_log_is_short(clock, capsys, total, seconds_a_step):
 
 def test_track_shows_progress(clock, capsys):
     """The core's loops are shown from ``show_progress`` on; an empty one is not."""
+    live.show_progress(False)
     assert list(progress.track("abc", 3, "reading")) == ["a", "b", "c"]
     assert capsys.readouterr().out == ""
     live.show_progress()

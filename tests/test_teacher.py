@@ -50,9 +50,8 @@ def test_untaught_teacher(classifier):
     assert untaught.weights_hash == Classifier("untaught").weights_hash != classifier.weights_hash
     frames = torch.randint(0, 256, (4, 3, 224, 224), generator=torch.Generator().manual_seed(0)).byte()
     assert torch.allclose(untaught(frames).sum(1), torch.ones(4))
-    assert (
-        untaught(frames).max() < 0.002 < 0.1 < classifier(frames).max()
-    )  # 1000 classes: 0.001 is a mere guess
+    # 1000 classes: 0.001 is a mere guess
+    assert untaught(frames).max() < 0.002 < 0.1 < classifier(frames).max()
 
 
 def test_teacher_runs_once(tiny, monkeypatch):
@@ -61,17 +60,18 @@ def test_teacher_runs_once(tiny, monkeypatch):
     prepare.prepare(tiny(), with_teacher=True)
 
 
+@pytest.mark.slow
 def test_other_weights_are_another_folder(tiny, classifier, tmp_path):
     state = {k: v.clone() for k, v in classifier.net.state_dict().items()}
     torch.save(state, tmp_path / "same.pth")
     state["_fc.bias"] += 1e-3
     torch.save(state, tmp_path / "other.pth")
-    folders = {}
-    for name in ("same", "other"):
-        data = prepare.prepare(tiny(teacher_weights=tmp_path / f"{name}.pth"), with_teacher=True)
-        folders[name] = data.targets.folder
-    assert folders["same"] == prepare.prepare(tiny(), with_teacher=True).targets.folder
-    assert folders["same"] != folders["other"]
+
+    def folder(**given):
+        return prepare.prepare(tiny(**given), with_teacher=True).targets.folder
+
+    assert folder(teacher_weights=tmp_path / "same.pth") == folder()
+    assert folder(teacher_weights=tmp_path / "other.pth") != folder()
 
 
 def test_resnet50_takes_a_local_weights_file(tmp_path):

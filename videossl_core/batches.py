@@ -23,10 +23,6 @@ def stack_clips(clips: list[Tensor]) -> Tensor:
     return torch.stack([clip.permute(1, 2, 3, 0) for clip in clips]).permute(0, 4, 1, 2, 3)
 
 
-def _stack(values: list[Tensor]) -> Tensor:
-    return stack_clips(values) if values[0].dim() == 4 else torch.stack(values)
-
-
 class Batches(Dataset):
     """Item i is the batch of step i (``needs.Batch``); of several processes each takes its share.
 
@@ -50,6 +46,8 @@ class Batches(Dataset):
         self.k = method.labelled_clips(p.batch_size)
         self.u = p.batch_size - self.k
         ranks.check_shares({"labelled": self.k, "unlabelled": self.u})
+        # every n-th clip: k is a multiple of n, so that of both halves it is every n-th
+        self.mine = np.arange(ranks.rank, p.batch_size, ranks.count)
         if not self.n_labelled:
             raise ValueError("no labelled video: raise label_pct")
         if self.u and not self.n_unlabelled:
@@ -59,23 +57,15 @@ class Batches(Dataset):
         both = pd.concat(rows)
         self.videos, self.labels = both.video.to_numpy(), both.label.to_numpy()
         self.counts = store.table.frames.reindex(both.video).astype(int).to_numpy()
-        # every n-th labelled clip and every n-th unlabelled one, out of the draws for the whole batch
-        halves = (
-            range(ranks.rank, self.k, ranks.count),
-            range(self.k + ranks.rank, p.batch_size, ranks.count),
-        )
-        self.mine, self.mine_labelled = np.concatenate(halves).astype(int), len(halves[0])
 
     def __len__(self) -> int:
         return self.p.steps
 
     def __getitem__(self, step: int) -> dict[str, Any]:
         p = self.p
-        positions = sampling.videos_of_step(p.seed, step, 0, self.n_labelled, self.k)
-        if self.u:
-            unlabelled = sampling.videos_of_step(p.seed, step, 1, self.n_unlabelled, self.u)
-            positions = np.concatenate([positions, self.n_labelled + unlabelled])
-        positions = positions[self.mine]
+        labelled = sampling.videos_of_step(p.seed, step, 0, self.n_labelled, self.k)
+        unlabelled = sampling.videos_of_step(p.seed, step, 1, self.n_unlabelled, self.u)
+        positions = np.concatenate([labelled, self.n_labelled + unlabelled])[self.mine]
         draws = sampling.draws_of_step(p.seed, step, p.batch_size)
         clips: list[Tensor] = []
         needed: dict[str, list[Tensor]] = {}
@@ -88,14 +78,11 @@ class Batches(Dataset):
             clip = needs.Clip(p, int(i), bool(i < self.k), video, frames, whole, draws, self.targets)
             for name, value in needs.draw(self.method.needs, clip).items():
                 needed.setdefault(name, []).append(value)
-        labels = torch.from_numpy(self.labels[positions])
-        return {
-            "step": step,
-            "clips": stack_clips(clips),
-            "labels": labels[: self.mine_labelled],
-            "hidden": labels[self.mine_labelled :],
-            **{name: _stack(values) for name, values in needed.items()},
-        }
+        labels, known = torch.from_numpy(self.labels[positions]), torch.from_numpy(self.mine < self.k)
+        batch = {"step": step, "clips": stack_clips(clips), "labels": labels[known], "hidden": labels[~known]}
+        for name, values in needed.items():
+            batch[name] = stack_clips(values) if values[0].dim() == 4 else torch.stack(values)
+        return batch
 
 
 class EvalClips(Dataset):
@@ -121,8 +108,8 @@ class EvalClips(Dataset):
         frames = sampling.clip_frames(int(self.counts[video]), int(start), self.p.clip_frames)
         clip = sampling.read_clip(self.store, self.videos[video], frames)
         margin = (clip.shape[-1] - self.p.crop_size) // 2
-        part = clip[..., margin : margin + self.p.crop_size, margin : margin + self.p.crop_size]
-        return part, int(video), bool(centre)
+        middle = slice(margin, margin + self.p.crop_size)
+        return clip[..., middle, middle], int(video), bool(centre)
 
 
 def _collate(items: list[tuple[Tensor, int, bool]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,10 +130,8 @@ def prefetch(feed: Iterable) -> Iterator:
 def loader(dataset: Dataset, p: Params, device: str, **options) -> DataLoader:
     """A data loader for either data set above; the processes change the speed, never the content."""
     workers = p.num_workers if p.num_workers is not None else (0 if device == "cpu" else 4)
-    if isinstance(dataset, Batches):
-        options["batch_size"] = None  # an item is a batch already
-    else:
-        options["collate_fn"] = _collate
+    # an item of Batches is a batch already
+    options |= {"batch_size": None} if isinstance(dataset, Batches) else {"collate_fn": _collate}
     return DataLoader(
         dataset,
         num_workers=workers,

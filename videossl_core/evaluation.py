@@ -38,11 +38,10 @@ class Predictions:
     def per_class(self) -> pd.DataFrame:
         """Per class, in order of label: videos, clip_top1 and video_top1 in percent."""
         groups = self.table.groupby(["label", "class_name"])
-        both = 100 * groups[["clip_right", "video_right"]].mean()
-        both.columns = ["clip_top1", "video_top1"]
-        return both.assign(videos=groups.size()).reset_index()[
-            ["label", "class_name", "videos", "clip_top1", "video_top1"]
-        ]
+        top1 = 100 * groups[["clip_right", "video_right"]].mean()
+        top1.columns = ["clip_top1", "video_top1"]
+        top1.insert(0, "videos", groups.size())
+        return top1.reset_index()
 
 
 @torch.inference_mode()
@@ -73,9 +72,9 @@ def predict(
     ranks = ranks or Ranks()
     mine = np.arange(len(rows))[ranks.rank :: ranks.count]
     clips = EvalClips(p, list(rows.video.iloc[mine]), store)
-    clip_probs, video_probs = np.zeros((2, len(rows), len(classes)))
+    both = clip_probs, video_probs = np.zeros((2, len(rows), len(classes)))
+    every = [np.zeros((0, len(classes)))]
     batches = loader(clips, p, device, batch_size=p.batch_size)
-    each = []
     network = folded(network)
     for pixels, video, centre in track(prefetch(batches), len(batches), "evaluating"):
         probs = network(pixels.to(device, non_blocking=True))["classes"].double().softmax(-1).cpu().numpy()
@@ -86,11 +85,9 @@ def predict(
         clip_probs[video[centre]] = probs[centre]
         np.add.at(video_probs, video[~centre], probs[~centre])
         if every_clip:
-            each.append(probs[~centre])
+            every.append(probs[~centre])
     # a video is predicted by one process, and zero in all others
-    clip_probs, video_probs = (
-        sum(parts) for parts in zip(*ranks.gather((clip_probs, video_probs)), strict=True)
-    )
+    clip_probs, video_probs = np.sum(ranks.gather(both), axis=0)
     video_probs /= video_probs.sum(1, keepdims=True)
     table = rows[["video", "class_name", "label"]].reset_index(drop=True)
     for kind, probs in (("clip", clip_probs), ("video", video_probs)):
@@ -98,7 +95,7 @@ def predict(
         table[f"{kind}_pred"] = [classes[i] for i in best]
         table[f"{kind}_confidence"] = probs.max(1)
         table[f"{kind}_right"] = (table.label == best).where(table.label >= 0)
-    return Predictions(table, clip_probs, video_probs, np.concatenate(each) if every_clip else None)
+    return Predictions(table, clip_probs, video_probs, np.concatenate(every) if every_clip else None)
 
 
 def evenly_spaced(rows: pd.DataFrame, n: int) -> pd.DataFrame:

@@ -132,16 +132,15 @@ def forward(network: nn.Module, ema: nn.Module | None, batch: Batch, method: Met
     """One pass over all clips of the batch and the views that the method's losses need."""
     rows = {name: NEEDS[name] for name in method.needs}
     views = {name: row.views(batch, p) for name, row in rows.items() if row.views}
-    clips = torch.cat([batch["clips"], *views.values()]) if views else batch["clips"]
     sizes = [len(batch["clips"]), *map(len, views.values())]
     out: Outputs = {}
-    for head, logits in network(clips).items():
+    for head, logits in network(torch.cat([batch["clips"], *views.values()])).items():
         out[head], *more = logits.split(sizes)
         out |= {f"{name}_{head}": part for name, part in zip(views, more, strict=True)}
-    with torch.no_grad():
-        for row in rows.values():
-            if row.averaged and ema is not None:
-                out |= row.averaged(ema, batch)
+    if ema is not None:
+        with torch.no_grad():
+            for row in rows.values():
+                out |= row.averaged(ema, batch) if row.averaged else {}
     return out
 
 

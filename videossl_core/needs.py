@@ -53,7 +53,7 @@ class Need:
     ``passes`` is what it adds to the cost of a step, in forward and backward passes over the batch.
     """
 
-    draw: Callable[[Clip], Tensor | None] | None = None
+    draw: Callable[[Clip], Tensor | None] = lambda clip: None
     views: Callable[[Batch, Params], Tensor] | None = None
     averaged: Callable[[nn.Module, Batch], Outputs] | None = None
     heads: Callable[[int], dict[str, int]] = lambda teacher_classes: {}
@@ -124,6 +124,5 @@ NEEDS: dict[str, Need] = {
 
 def draw(names: tuple[str, ...], clip: Clip) -> dict[str, Tensor]:
     """What the batch holds of this clip for each of these needs."""
-    drawn = {name: NEEDS[name].draw for name in names}
-    values = {name: function(clip) for name, function in drawn.items() if function is not None}
+    values = {name: NEEDS[name].draw(clip) for name in names}
     return {name: value for name, value in values.items() if value is not None}

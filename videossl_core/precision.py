@@ -6,7 +6,6 @@ of every layer are compared with fp32 on the shapes of the run, and what fails i
 """
 
 import copy
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from videossl_core.models import VideoNet
 from videossl_core.params import Params
@@ -49,20 +49,16 @@ class Precision:
 
 
 def _enter_fp32(layer: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-    kind = inputs[0].device.type
-    layer.autocast_was = torch.is_autocast_enabled(kind)  # type: ignore[assignment]
-    torch.set_autocast_enabled(kind, False)
+    torch.set_autocast_enabled(inputs[0].device.type, False)
     return inputs[0].float()
 
 
 def _leave_fp32(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-    torch.set_autocast_enabled(output.device.type, bool(layer.autocast_was))
+    torch.set_autocast_enabled(output.device.type, True)  # as it is in all of ``VideoNet.forward``
 
 
 def choose(p: Params, network: VideoNet, device: str) -> Precision:
-    """The format of ``precision``; ``auto`` is the fastest that passes the check here, else fp32.
-
-    The check takes a few seconds; where fp32 is the answer anyway there is none.
+    """The format of ``precision``; ``auto`` is the fastest, if it passes a check of a few seconds, else fp32.
 
     Raises:
         ValueError: the format that ``precision`` names fails the check.
@@ -70,14 +66,12 @@ def choose(p: Params, network: VideoNet, device: str) -> Precision:
     name = fastest(device) if p.precision == "auto" else p.precision
     if name == "fp32":
         return Precision()
-    size = p.clip_frames, p.crop_size, p.crop_size
     # as much as two of the paper's clips
-    clips = max(2, min(p.batch_size, 2 * 16 * 112 * 112 // math.prod(size)))
-    checked = check(network, (clips, 3, *size), name, device)
-    if checked.fp32_layers:
-        some = ", ".join(checked.fp32_layers[:3])
-        n = len(checked.fp32_layers)
-        warnings.warn(f"{name} is wrong here in {n} layers, which stay in fp32: {some} ...", stacklevel=2)
+    clips = max(2, min(p.batch_size, 2 * 16 * 112**2 // (p.clip_frames * p.crop_size**2)))
+    checked = check(network, (clips, 3, p.clip_frames, p.crop_size, p.crop_size), name, device)
+    if layers := checked.fp32_layers:
+        some = f"{len(layers)} layers, which stay in fp32: {', '.join(layers[:3])} ..."
+        warnings.warn(f"{name} is wrong here in {some}", stacklevel=2)
     if checked.cosine >= LEAST_COSINE:
         return checked
     what = f"gradients in {name} point elsewhere than in fp32 (cosine {checked.cosine:.3f})"
@@ -101,46 +95,41 @@ def check(network: VideoNet, shape: tuple[int, ...], name: str, device: str) -> 
     network = copy.deepcopy(network).train()
     generator = torch.Generator().manual_seed(0)
     clips = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
-    inputs: dict[str, Tensor] = {}
-    handles = [
-        layer.register_forward_hook(lambda _, args, out, n=n: inputs.__setitem__(n, args[0].detach()))
-        for n, layer in network.named_modules()
-        if isinstance(layer, nn.Conv3d | nn.Linear)
-    ]
+    inputs: dict[nn.Module, Tensor] = {}
+
+    def keep_input(layer: nn.Module, args: tuple[Tensor]) -> None:
+        if isinstance(layer, nn.Conv3d | nn.Linear):
+            inputs[layer] = args[0].detach()
+
     with exact_fp32():
-        network(clips)
-        for handle in handles:
-            handle.remove()
-        verdicts: dict[tuple, bool] = {}  # layers of one shape are checked once
+        with register_module_forward_pre_hook(keep_input):
+            network(clips)
+        right: dict[str, bool] = {}  # layers of one shape are checked once
         failing = []
-        for n, x in inputs.items():
-            layer = network.get_submodule(n)
-            kind = (str(layer), tuple(x.shape))
-            if kind not in verdicts:
-                verdicts[kind] = _error(layer, x, name) <= TOLERANCE
-            if not verdicts[kind]:
-                failing.append(n)
-        whole = Precision(name, tuple(failing))
+        for layer_name, layer in network.named_modules():
+            if layer in inputs:
+                kind = f"{layer} {inputs[layer].shape}"
+                if kind not in right:
+                    right[kind] = _is_right(layer, inputs[layer], name)
+                failing += [] if right[kind] else [layer_name]
         exact = gradients(network, clips)
-        whole.apply(network)
-        mixed = gradients(network, clips)
-        cosine = torch.cosine_similarity(exact, mixed, dim=0).item()
-    return Precision(name, tuple(failing), cosine if cosine == cosine else -1.0)
+        Precision(name, tuple(failing)).apply(network)
+        cosine = torch.cosine_similarity(exact, gradients(network, clips), dim=0).nan_to_num(-1)
+    return Precision(name, tuple(failing), cosine.item())
 
 
-def _error(layer: nn.Module, x: Tensor, name: str) -> float:
-    """Largest relative error of output and gradients; infinite where anything is not a number."""
+def _is_right(layer: nn.Module, x: Tensor, name: str) -> bool:
+    """Are output and gradients close to those in fp32? Never where anything is not a number."""
 
-    def run(dtype: torch.dtype | None) -> list[Tensor]:
+    def run(enabled: bool) -> list[Tensor]:
         given = x.clone().requires_grad_()
-        with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not None):
+        with torch.autocast(x.device.type, dtype=DTYPES[name], enabled=enabled):
             out = layer(given)
         g = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
         return [out, *torch.autograd.grad(out, [given, *layer.parameters()], g)]
 
-    pairs = zip(run(None), run(DTYPES[name]), strict=True)
-    errors = [((b.float() - a).norm() / a.norm().clamp_min(1e-30)).item() for a, b in pairs]
-    return max(e if e == e else float("inf") for e in errors)
+    pairs = zip(run(False), run(True), strict=True)
+    return all((b.float() - a).norm() / a.norm().clamp_min(1e-30) <= TOLERANCE for a, b in pairs)
 
 
 def gradients(network: VideoNet, clips: Tensor) -> Tensor:

@@ -75,35 +75,29 @@ def _predict(p: Params, reasons: pd.Series, root: Path, store: FrameStore) -> Vi
     """``reasons``: by video why it cannot be used, empty where it can."""
     network, classes = training.load_network(runs.Run(p.run_dir), p)
     names = [f"p_{name}" for name in classes]
-    rejected = reasons[reasons != ""].reset_index().reindex(columns=[*COLUMNS, *names])
     usable = list(reasons.index[reasons == ""])
-    clips = _spans(p, usable, store)
-    if not usable:
-        return VideoPredictions(rejected, clips.reindex(columns=[*clips, *names]), classes, root, store)
     rows = pd.DataFrame({"video": usable, "class_name": "", "label": -1})
     device = devices.device(p)
     predictions = evaluation.predict(network, p, rows, classes, store, device, every_clip=True)
     probs, clip_probs = predictions.video_probs, predictions.every_clip  # (V, C), (clips, C)
     assert clip_probs is not None
+    clips = _spans(p, usable, store)
     video_of_clip = pd.Categorical(clips.video, usable).codes
-    count = np.bincount(video_of_clip)
+    count = np.bincount(video_of_clip, minlength=len(usable))
     differs = clip_probs.argmax(1) != probs.argmax(1)[video_of_clip]
     second, first = np.sort(np.pad(probs, ((0, 0), (1, 0))))[:, -2:].T  # padded: there may be one class
     table = pd.DataFrame(
         {
-            "video": usable,
-            "predicted": predictions.table.video_pred,
+            "predicted": predictions.table.video_pred.to_numpy(),
             "confidence": first,
             "margin": first - second,
             "disagreement": np.bincount(video_of_clip, differs) / count,
-            "clips": count,
-            "reason": "",
-        }
-    ).join(pd.DataFrame(probs, columns=names))
-    table = table.sort_values(["margin", "video"])
-    if len(rejected):
-        table = pd.concat([table, rejected.astype(table.dtypes.drop(["clips"]).to_dict())])
-    table = table.reset_index(drop=True).astype({"clips": "Int64"})
+            "clips": pd.array(count, "Int64"),
+        },
+        index=usable,
+    ).join(pd.DataFrame(probs, usable, names))
+    table = reasons.to_frame().join(table).reset_index().reindex(columns=[*COLUMNS, *names])
+    table = table.sort_values(["margin", "video"], ignore_index=True)  # unusable ones have no margin: last
     return VideoPredictions(table, clips.join(pd.DataFrame(clip_probs, columns=names)), classes, root, store)
 
 

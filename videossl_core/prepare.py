@@ -48,11 +48,9 @@ def decode(p: Params, folder: Path, root: Path, videos: list[str]) -> tuple[Fram
     store = FrameStore(folder, StoreSettings(p.frame_size, p.jpeg_quality, p.teacher_stride))
     store.add(videos, root, p.prep_workers, p.video_timeout)
     table = store.table.loc[videos]
-    if p.short_videos == "loop":
-        return store, table.reason
-    short = (table.reason == "") & (table.frames < p.clip_frames)
-    reasons = [f"shorter than a clip: {n} of {p.clip_frames} frames" for n in table.frames[short]]
-    return store, table.reason.where(~short, pd.Series(reasons, table.index[short]))
+    short = (table.reason == "") & (table.frames < p.clip_frames) & (p.short_videos != "loop")
+    message = "shorter than a clip: " + table.frames.astype(str) + f" of {p.clip_frames} frames"
+    return store, table.reason.mask(short, message)
 
 
 def decode_index(p: Params, index: datasets.Index) -> tuple[FrameStore, pd.DataFrame]:
@@ -83,22 +81,16 @@ def choose_labels(p: Params, index: datasets.Index, rejected: pd.Series) -> pd.D
         datasets.DatasetError: no labelled or no test video is left.
         splits.SplitError: the label list does not fit.
     """
-    if p.label_draw == "list":
-        split = splits.make_split(p, index)
-        split = split[~split.video.isin(rejected)].reset_index(drop=True)
-    else:
+    if p.label_draw != "list":
         usable = index.table[~index.table.video.isin(rejected)].reset_index(drop=True)
-        split = splits.make_split(p, replace(index, table=usable))
+        index = replace(index, table=usable)
+    split = splits.make_split(p, index)
+    split = split[~split.video.isin(rejected)].reset_index(drop=True)
     for role in ("labelled", "test"):
         if not (split.role == role).any():
             raise datasets.DatasetError(f"no {role} video is usable, see {p.data_dir / 'rejected.csv'}")
     splits.warn_without_label(split, index.classes)
     return split
-
-
-def run_teacher(p: Params, store: FrameStore, split: pd.DataFrame) -> teacher.Targets:
-    """The teacher's softmax for all training videos (3.3)."""
-    return teacher.build_targets(p, store, list(split.video[split.role != "test"]), devices.device(p))
 
 
 def prepare(p: Params, with_teacher: bool | None = None, split: pd.DataFrame | None = None) -> Data:
@@ -124,4 +116,8 @@ def prepare(p: Params, with_teacher: bool | None = None, split: pd.DataFrame | N
     split = split[~split.video.isin(rejected.video)]
     if with_teacher is None:
         with_teacher = "teacher" in methods.METHODS[p.method].needs
-    return Data(index, store, split, rejected, run_teacher(p, store, split) if with_teacher else None)
+    targets = None
+    if with_teacher:
+        training_videos = list(split.video[split.role != "test"])
+        targets = teacher.build_targets(p, store, training_videos, devices.device(p))
+    return Data(index, store, split, rejected, targets)

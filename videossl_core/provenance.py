@@ -16,33 +16,24 @@ def now() -> str:
 
 
 def surroundings(device: str) -> dict:
-    """Device, processor, system, the version of every installed distribution, and the commit."""
+    """Device, processor, system, the version of Python and of every installed distribution, and the commit."""
+    installed = sorted(metadata.distributions(), key=lambda d: d.metadata["Name"].lower())
+    versions = {"python": platform.python_version()} | {d.metadata["Name"]: d.version for d in installed}
     return {
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
         "cpu": torch.backends.cpu.get_cpu_capability(),  # another instruction set rounds otherwise
         "cpu_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
-        "versions": versions(),
+        "versions": versions,
         "commit": commit(),
     }
 
 
-def versions() -> dict[str, str]:
-    """Version by name: Python, and all that is installed."""
-    installed = {d.metadata["Name"]: d.version for d in metadata.distributions()}
-    return {"python": platform.python_version()} | dict(sorted(installed.items(), key=lambda i: i[0].lower()))
-
-
 def commit() -> str:
     """The project's git commit, with ``+`` when files differ from it; empty outside a checkout."""
-
-    def git(*words: str) -> str:
-        command = ["git", *words]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+" if changed else "")
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""

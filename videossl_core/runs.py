@@ -168,8 +168,6 @@ class OpenRun(Run):
         try:
             for rows in trainer.steps():
                 evaluated = any("subset" in row for row in rows)
-                if evaluated and trainer.test_predictions and self.ranks.first:
-                    self.write_predictions(trainer.test_predictions)
                 due = time.perf_counter() - saved >= 60 * self.p.checkpoint_minutes
                 # processes agree at rows of the log alone, for that takes a moment
                 due = due if self.ranks.count == 1 else bool(rows) and self.ranks.broadcast(due)
@@ -247,6 +245,8 @@ class OpenRun(Run):
     def _save(self, trainer) -> None:
         trainer.check_weights()
         if self.ranks.first:
+            if trainer.test_predictions:  # before the checkpoint, from which there is no evaluation again
+                self.write_predictions(trainer.test_predictions)
             self.write_checkpoint(trainer.state_dict())
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ def _order(seed: int, stream: int, epoch: int, n: int) -> np.ndarray:
 def videos_of_step(seed: int, step: int, stream: int, n: int, k: int) -> np.ndarray:
     """(k,) positions, out of n videos, drawn without replacement until all were seen, then again."""
     turns = np.arange(step * k, (step + 1) * k)
-    return np.array([_order(seed, stream, int(i // n), n)[i % n] for i in turns])
+    return np.array([_order(seed, stream, int(i // n), n)[i % n] for i in turns], dtype=int)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,11 @@
 """The frozen ImageNet classifier of section 3.3: softmax h(a) of frames, computed once and kept on disk."""
 
-import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -23,9 +22,9 @@ class TeacherError(RuntimeError):
 
 @dataclass(frozen=True)
 class Teacher:
-    """A row of TEACHERS: how to build the classifier, where its weights come from, what it expects.
+    """A row of TEACHERS: a classifier of the M ImageNet classes, and where its weights come from.
 
-    ``mean`` and ``std`` are those of the classifier's own training, for pixels on the scale 0 to 1.
+    ``mean`` and ``std`` are those of its own training, for pixels on the scale 0 to 1.
     """
 
     build: Callable[[], nn.Module]
@@ -87,16 +86,13 @@ class Classifier(nn.Module):
         row = TEACHERS[name]
         self.net = row.build()
         try:
-            if weights_file is None:
-                state = row.weights()
-            else:
-                state = torch.load(weights_file, map_location="cpu", weights_only=True)
+            state = torch.load(weights_file, "cpu", weights_only=True) if weights_file else row.weights()
             self.net.load_state_dict(state)
         except TeacherError:
             raise
         except Exception as error:  # torch raises a different type for every kind of damage
-            where = f"teacher_weights = {weights_file}: not the weights of {name}"
-            raise TeacherError(f"{where} ({error})") from error
+            what = f"teacher_weights = {weights_file}: not the weights of {name}"
+            raise TeacherError(f"{what} ({error})") from error
         digest = b"".join(k.encode() + v.contiguous().numpy().tobytes() for k, v in sorted(state.items()))
         self.weights_hash = files.sha256(digest)
         self.register_buffer("mean", torch.tensor(row.mean).view(1, 3, 1, 1) * 255)
@@ -107,12 +103,17 @@ class Classifier(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         return self.net((frames - self.mean) / self.std).softmax(-1)
 
+    def look(self, store: FrameStore, video: str, numbers: np.ndarray) -> Tensor:
+        """(N, M) softmax, on the classifier's device, of a video's frames for the teacher."""
+        frames = torch.from_numpy(store.images(video, numbers, teacher=True)).permute(0, 3, 1, 2)
+        return torch.cat([self(part.to(self.mean.device)) for part in frames.split(64)])
+
 
 class Targets:
-    """The teacher's softmax of every n-th frame of the training videos, one .npy file a video."""
+    """The teacher's softmax of every ``stride``-th frame of the training videos, one .npy file a video."""
 
-    def __init__(self, folder: Path, stride: int, classes: int):
-        self.folder, self.stride, self.classes = folder, stride, classes
+    def __init__(self, folder: Path, stride: int):
+        self.folder, self.stride = folder, stride
 
     def path(self, video: str) -> Path:
         return self.folder / f"{video}.npy"
@@ -123,35 +124,36 @@ class Targets:
         h = seen[min(len(seen) - 1, round(frame / self.stride))].astype(np.float32)
         return h / h.sum()  # float16 on disk: the sum is 1 only to about 1e-3
 
+    def complete(self, video: str, frames: int, source: Path) -> bool:
+        """Is there a whole file of targets, made after the frames that it is about?"""
+        try:
+            stat = self.path(video).stat()
+        except FileNotFoundError:
+            return False
+        size = 128 + 2 * frames * len(IMAGENET_CLASSES)  # header of a .npy file, then float16
+        return stat.st_size == size and stat.st_mtime_ns >= source.stat().st_mtime_ns
+
 
 def build_targets(p: Params, store: FrameStore, videos: list[str], device: str) -> Targets:
     """Run the teacher once on each video; what is on disk from the same weights and frames stays.
 
-    The folder is named by teacher and weights hash and lies inside the frame store, so that targets of
-    other weights, frames or strides are never mistaken for these.
+    The folder, inside the frame store, is named by teacher and weights hash, so that targets of other
+    weights, frames or strides are never mistaken for these.
     """
     classifier = Classifier(p.teacher, p.teacher_weights).to(device)
     folder = store.folder / f"teacher-{p.teacher}-{classifier.weights_hash[:12]}"
-    targets = Targets(folder, store.settings.teacher_stride, len(IMAGENET_CLASSES))
-    counts = -(-store.table.frames.reindex(videos).astype(int) // store.settings.teacher_stride)
+    targets = Targets(folder, store.settings.teacher_stride)
+    counts = _frames_to_see(store, videos)
 
     def missing() -> list[str]:
-        return [
-            v for v, n in counts.items() if not _made(targets.path(v), store.path(v), (n, targets.classes))
-        ]
+        return [v for v, n in counts.items() if not targets.complete(v, n, store.path(v))]
 
     if not missing():
         return targets  # without the lock: a cache that is complete may be read-only
     with files.locked(folder):
         todo = missing()  # another process may have done it while this one waited
         for video in track(todo, len(todo), f"running the teacher ({p.teacher})"):
-            frames = store.images(video, np.arange(counts[video]), teacher=True)
-            parts = torch.from_numpy(frames).permute(0, 3, 1, 2).split(64)
-            h = torch.cat([classifier(part.to(device)) for part in parts])
-            if h.shape[1] != targets.classes:
-                raise TeacherError(
-                    f"the teacher has {h.shape[1]} classes; M = {targets.classes} are expected"
-                )
+            h = classifier.look(store, video, np.arange(counts[video]))
             if not h.isfinite().all():
                 raise TeacherError(f"{video}: the output of the teacher ({p.teacher}) is not finite")
             with files.atomic(targets.path(video)) as temporary, open(temporary, "wb") as f:
@@ -162,22 +164,14 @@ def build_targets(p: Params, store: FrameStore, videos: list[str], device: str) 
 def mean_softmax(p: Params, store: FrameStore, videos: list[str], device: str) -> np.ndarray:
     """(videos, M) float32: the teacher's mean softmax over three frames, spread over each video."""
     classifier = Classifier(p.teacher, p.teacher_weights).to(device)
-    parts = [videos[i : i + 16] for i in range(0, len(videos), 16)]
+    counts = _frames_to_see(store, videos)
     means = []
-    for part in track(parts, len(parts), f"the teacher looks at three frames a video ({p.teacher})"):
-        counts = -(-store.table.frames.reindex(part).to_numpy() // store.settings.teacher_stride)
-        spread = ((np.arange(3) + 0.5) / 3 * counts[:, None]).astype(int)
-        pictures = [store.images(v, n, teacher=True) for v, n in zip(part, spread, strict=True)]
-        frames = torch.from_numpy(np.concatenate(pictures)).permute(0, 3, 1, 2)
-        means.append(classifier(frames.to(device)).unflatten(0, (-1, 3)).mean(1).cpu().numpy())
-    return np.concatenate(means)
+    for video in track(videos, len(videos), f"the teacher looks at three frames a video ({p.teacher})"):
+        spread = ((np.arange(3) + 0.5) / 3 * counts[video]).astype(int)
+        means.append(classifier.look(store, video, spread).mean(0))
+    return torch.stack(means).cpu().numpy()
 
 
-def _made(made: Path, source: Path, shape: tuple[int, int]) -> bool:
-    """Is there a whole file of targets, made after the frames that it is about?"""
-    try:
-        stat = os.stat(made)
-    except FileNotFoundError:
-        return False
-    whole = stat.st_size == 128 + 2 * math.prod(shape)  # header of a .npy file, then float16
-    return whole and stat.st_mtime_ns >= os.stat(source).st_mtime_ns
+def _frames_to_see(store: FrameStore, videos: list[str]) -> pd.Series:
+    """How many frames of each video the store holds for the teacher."""
+    return -(-store.table.frames.loc[videos].astype(int) // store.settings.teacher_stride)

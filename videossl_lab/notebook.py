@@ -34,6 +34,13 @@ class PredictParams(WhichRun):
     into: ProjectPath = Path("outputs/predictions.csv")
 
 
+class OwnParams(Params):
+    """Parameters of own_method.ipynb, whose method is a row that the notebook itself adds."""
+
+    method: str = Field("order", pattern=r"^[a-z]\w*$")  # type: ignore[assignment]
+    baseline: MethodName = "videossl"
+
+
 def parameters(model: type[AnyParams] = Params) -> AnyParams:
     """The parameters of the notebook that calls this.
 

@@ -160,10 +160,11 @@ def confusion(table: pd.DataFrame, classes: list[str]) -> Figure:
 def gain(table: pd.DataFrame, difference: Gain) -> Figure:
     """Held-out video_top1 of two methods (a column of ``table``), and the difference with its interval."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.4), width_ratios=(3, 2))
-    titles, colours = ([names[n] for n in table.index] for names in (TITLES, COLOURS))
+    titles = [METHODS[name].title for name in table.index]
+    colours = [COLOURS.get(name, "#0072b2") for name in table.index]  # a notebook's own method has none
     bars = left.barh(titles, table.video_top1, color=colours)
     left.bar_label(bars, fmt="%.1f", padding=3)
-    left.set(xlabel="video top-1 on the held-out videos, %", xlim=(0, 112), ylim=(1.5, -0.5))
+    left.set(xlabel="video top-1 on held-out videos, %", xlim=(0, 112), ylim=(1.5, -0.5))
     right.axvline(0, color="black", lw=1)
     right.plot([difference.low, difference.high], [0, 0], "|-", color=colours[-1])
     right.plot(difference.points, 0, "o", color=colours[-1])

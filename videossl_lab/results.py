@@ -7,6 +7,7 @@ import pandas as pd
 
 from videossl_core import params
 from videossl_core.data import files
+from videossl_core.methods import METHODS
 from videossl_core.params import ROOT
 from videossl_core.runs import NAMES, Run, RunError, read_table
 from videossl_lab.notebook import FigureParams
@@ -47,8 +48,8 @@ def find(outputs: Path, dataset: str | None = None, variants: bool = False) -> p
         if not run.finished or not run.metrics.exists():
             continue
         p, facts = {"variant": ""} | run.read_params(), run.read_provenance()
-        if p["variant"] and not variants:
-            continue
+        if p["method"] not in METHODS or (p["variant"] and not variants):
+            continue  # a method of a notebook's own, which no table knows
         metrics = pd.read_csv(run.metrics)
         last = metrics[(metrics.subset == "test") & (metrics.step == p["steps"])]
         if last.empty:

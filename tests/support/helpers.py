@@ -91,13 +91,10 @@ def small_videos(root: Path, names: list[str], count: int = 12) -> list[str]:
     return names
 
 
-COPIED = ("notebooks", "params", "videossl_core", "videossl_lab", "outputs/reference/bench")
-COPIED += ("pyproject.toml", "Snakefile", "Makefile")
-
-
 def project_copy(root: Path, prepared: Path) -> Path:
     """A copy of the project whose params/ knows the tiny data set, and whose demo is that too."""
-    for source in (params.ROOT / name for name in COPIED):
+    names = "notebooks params videossl_core videossl_lab pyproject.toml Snakefile Makefile"
+    for source in (params.ROOT / name for name in (*names.split(), "outputs/reference/bench")):
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, root / source.relative_to(params.ROOT))
     values = {name: value for name, value in TINY.items() if name != "dataset"}
@@ -138,6 +135,7 @@ def train(
 ) -> None:
     """Train; be hit by a signal at the n-th call of one of MOMENTS, or count the calls of all."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
     calls: Counter[str] = Counter()
     for moment, (owner, name) in MOMENTS.items():
         setattr(owner, name, _struck(moment, getattr(owner, name), calls, hit, by))

@@ -30,18 +30,12 @@ def decode(path: Path) -> Iterator[av.VideoFrame]:
     """All frames of a video's first video stream, in order.
 
     Raises:
-        VideoError: the file is missing, unreadable, without a video stream or frames, truncated, or of an
-            implausible size or number of frames.
+        VideoError: the file is missing, unreadable, truncated, without frames, or implausibly large.
     """
+    count, first, last = 0, None, None
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise VideoError("unreadable: not a regular file")
-    except (FileNotFoundError, NotADirectoryError):
-        raise VideoError("missing") from None
-    except OSError as error:
-        raise VideoError(f"unreadable: {error.strerror}") from None
-    count, first, last = 0, None, None
-    try:
         with open_video(path) as container:
             if not container.streams.video:
                 raise VideoError("no video stream")
@@ -51,11 +45,10 @@ def decode(path: Path) -> Iterator[av.VideoFrame]:
             # processes share the cores, and threads may hang in workers
             stream.codec_context.thread_count = 1
             _check_size(stream.codec_context.width, stream.codec_context.height)
-            for frame in container.decode(stream):
+            for count, frame in enumerate(container.decode(stream), 1):
                 _check_size(frame.width, frame.height)
-                if count == MAX_FRAMES:
+                if count > MAX_FRAMES:
                     raise VideoError(f"implausible: more than {MAX_FRAMES} frames; cut it into parts")
-                count += 1
                 first, last = frame.time if first is None else first, frame.time
                 yield frame
             if not count:
@@ -63,6 +56,8 @@ def decode(path: Path) -> Iterator[av.VideoFrame]:
             _check_complete(container, count, (last or 0) - (first or 0))
     except VideoError:
         raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise VideoError("missing") from None
     except Exception as error:  # PyAV reports broken files by more than its own errors
         what = f"truncated: breaks off after {count} frames" if count else "unreadable"
         raise VideoError(f"{what} ({getattr(error, 'strerror', None) or error})") from None

@@ -50,16 +50,13 @@ def read_index(p: Params) -> Index:
         if not (table.split == split).any():
             raise DatasetError(f"no {split} video of any class found below {root} (source = {p.source!r})")
     first = table.drop_duplicates("class_name").set_index("class_name").video
-    absent = [c for c in classes if not os.path.isdir((root / first[c]).parent)]
-    if absent:
-        present = ",".join(c for c in classes if c not in absent)
-        raise DatasetError(
-            f"{len(absent)} of {len(classes)} classes have no folder below {root}, such as {absent[0]}. "
-            + (f"To use the others: classes = {present}" if present else "Is root right?")
-        )
-    ids = {name: i for i, name in enumerate(["", *classes], -1)}
-    table["label"] = table.class_name.map(ids).astype(int)
-    return Index(root, table[["video", "class_name", "label", "split"]], classes, all_classes)
+    present = [c for c in classes if os.path.isdir((root / first[c]).parent)]
+    if absent := [c for c in classes if c not in present]:
+        count = f"{len(absent)} of {len(classes)} classes have no folder below {root}, such as {absent[0]}"
+        others = f"To use the others: classes = {','.join(present)}" if present else "Is root right?"
+        raise DatasetError(f"{count}. {others}")
+    table.insert(2, "label", pd.Categorical(table.class_name, classes).codes.astype(int))  # "" gets -1
+    return Index(root, table, classes, all_classes)
 
 
 def _below(root: Path, video: str) -> str:

@@ -86,11 +86,10 @@ def _crossword(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
 
 
 def _envelope(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
-    fold = (150, 140, 120, 255)
     draw.rectangle((6, 46, 250, 210), fill=_PAPER, outline=(110, 100, 80, 255), width=4)
     draw.line((6, 46, 128, int(rng.integers(125, 155)), 250, 46), fill=(110, 100, 80, 255), width=4)
-    draw.line((6, 210, 104, 122), fill=fold, width=3)
-    draw.line((250, 210, 152, 122), fill=fold, width=3)
+    for corner, tip in ((6, 104), (250, 152)):
+        draw.line((corner, 210, tip, 122), fill=(150, 140, 120, 255), width=3)
 
 
 def _pinwheel(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
@@ -101,15 +100,8 @@ def _pinwheel(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
     draw.ellipse((116, 116, 140, 140), fill=(245, 195, 30, 255))
 
 
-NOUNS: dict[str, Callable[[ImageDraw.ImageDraw, np.random.Generator], None]] = {
-    "clock": _clock,
-    "crossword": _crossword,
-    "daisy": _daisy,
-    "envelope": _envelope,
-    "pinwheel": _pinwheel,
-    "soccer_ball": _soccer_ball,
-    "spider_web": _spider_web,
-}
+_DRAWINGS = (_clock, _crossword, _daisy, _envelope, _pinwheel, _soccer_ball, _spider_web)
+NOUNS = {draw.__name__[1:]: draw for draw in _DRAWINGS}
 
 # A verb gives the object's height, 0 at the top and 1 at the bottom, at time t in [0, 1]. Each verb spends as
 # long at every height, so that single frames are alike.
@@ -157,24 +149,20 @@ def render(root: Path, per_class: int, workers: int | None = None, class_folders
     Raises:
         ValueError: the folder holds a demo of another size.
     """
-    marker = root / "demo.txt"
+    marker, jobs = root / "demo.txt", []
     content = f"{', '.join(NOUNS)}; {', '.join(VERBS)}"
-    made_with = f"{per_class} videos a class, {FRAMES} frames of {SIDE} x {SIDE}: {content}\n"
-    if marker.exists():
-        if (existing := marker.read_text()) != made_with:
-            raise ValueError(
-                f"{root} holds another demo ({existing.strip()}); delete it or name another dataset"
-            )
-        return
-    jobs = []
+    made_with = f"{per_class} videos a class, {FRAMES} frames of {SIDE} x {SIDE}: {content}"
     for noun, verb, k in product(NOUNS, VERBS, range(per_class)):
         name = f"{noun}_{verb}"
         folder = root / ("test" if k % 3 == 2 else "train") / name if class_folders else root
         jobs.append((folder / f"{name}_{k:03d}.mp4", noun, verb, k))
-    with files.locked(root):
-        if marker.exists():
-            return  # another process has rendered it while this one waited
-        for _, lost in track(map_unordered(_render, jobs, workers), len(jobs), "rendering the demo videos"):
-            if lost:
-                raise lost
-        files.write_text(marker, made_with)
+    results = map_unordered(_render, jobs, workers)
+    if not marker.exists():  # without the lock: a finished demo may be read-only
+        with files.locked(root):
+            if not marker.exists():  # no other process has rendered it while this one waited
+                for _, lost in track(results, len(jobs), "rendering the demo videos"):
+                    if lost:
+                        raise lost
+                files.write_text(marker, f"{made_with}\n")
+    if (existing := marker.read_text().strip()) != made_with:
+        raise ValueError(f"{root} holds another demo ({existing}); delete it or name another dataset")

@@ -14,17 +14,13 @@ from filelock import FileLock, Timeout
 _PARTIAL = ".partial-"
 
 UNGUARDED = (
-    "worker processes load the script that started them: put its work, after its imports and functions, "
-    "below if __name__ == '__main__':"
+    "worker processes load the script that started them: put its work below if __name__ == '__main__':"
 )
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; it takes that name only when the block ends without an error.
-
-    On any error, such as a full disk, the old file stays as it was.
-    """
+    """Yield a temporary path beside ``path``, which it replaces only if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{_PARTIAL}{uuid.uuid4().hex}{path.suffix}")
     try:
@@ -39,12 +35,6 @@ def atomic(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def sweep(folder: Path) -> None:
-    """Remove the half-written files of killed processes; only for the holder of the folder's lock."""
-    for path in folder.rglob(f"{_PARTIAL}*"):
-        path.unlink(missing_ok=True)
 
 
 class Busy(RuntimeError):
@@ -72,7 +62,8 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
         warnings.warn(f"waiting for another process that works in {folder}", stacklevel=4)
         lock.acquire(poll_interval=0.2)
     try:
-        sweep(folder)
+        for path in folder.rglob(f"{_PARTIAL}*"):  # half-written by processes that were killed
+            path.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

@@ -74,26 +74,30 @@ def _jpeg(frame: av.VideoFrame, width: int, height: int, quality: int, crop: int
     return buffer.getvalue()
 
 
-def store_video(row: Row, source: Path, target: Path, settings: StoreSettings) -> Row:
-    """Decode one video into one file and complete its row of the table.
+def _try_video(job: tuple[str, Path, Path, StoreSettings]) -> Row:
+    """Decode one video into one file; its row of the table, with the reason if it cannot be used.
 
     The whole picture is squeezed to ``frame_size`` squared (4.1: "resized to a spatial resolution at
     136 x 136"). Layout: header, frames + teacher_frames + 1 int64 offsets, then the JPEGs.
-
-    Raises:
-        codec.VideoError: the video cannot be used.
     """
-    size = settings.frame_size
+    video, source, target, settings = job
+    row, side = _new_row(video, source), settings.frame_size
+    with suppress(OSError):  # decoding will give the reason
+        if source.is_file():
+            row = replace(row, source_sha256=files.sha256_of(source))
     jpegs: list[bytes] = []
     teacher_jpegs: list[bytes] = []
     times: list[float] = []
-    for i, frame in enumerate(codec.decode(source)):
-        times += [] if frame.time is None else [frame.time]
-        jpegs.append(_jpeg(frame, size, size, settings.jpeg_quality))
-        if i % settings.teacher_stride == 0:
-            scale = 256 / min(frame.width, frame.height)
-            width, height = round(frame.width * scale), round(frame.height * scale)
-            teacher_jpegs.append(_jpeg(frame, width, height, 92, TEACHER_SIDE))
+    try:
+        for i, frame in enumerate(codec.decode(source)):
+            times += [] if frame.time is None else [frame.time]
+            jpegs.append(_jpeg(frame, side, side, settings.jpeg_quality))
+            if i % settings.teacher_stride == 0:
+                scale = 256 / min(frame.width, frame.height)
+                width, height = round(frame.width * scale), round(frame.height * scale)
+                teacher_jpegs.append(_jpeg(frame, width, height, 92, TEACHER_SIDE))
+    except codec.VideoError as error:
+        return replace(row, reason=str(error))
     images = jpegs + teacher_jpegs
     offsets = np.cumsum([0, *map(len, images)], dtype="<i8") + _HEADER.size + 8 * (len(images) + 1)
     with files.atomic(target) as temporary:
@@ -104,18 +108,6 @@ def store_video(row: Row, source: Path, target: Path, settings: StoreSettings) -
         height, width = width, height
     fps, stored = round(codec.mean_rate(times), 3), int(offsets[-1])
     return replace(row, frames=len(jpegs), fps=fps, height=height, width=width, stored_bytes=stored)
-
-
-def _try_video(job: tuple[str, Path, Path, StoreSettings]) -> Row:
-    video, source, target, settings = job
-    row = _new_row(video, source)
-    with suppress(OSError):  # decoding will give the reason
-        if source.is_file():
-            row = replace(row, source_sha256=files.sha256_of(source))
-    try:
-        return store_video(row, source, target, settings)
-    except codec.VideoError as error:
-        return replace(row, reason=str(error))
 
 
 def _new_row(video: str, source: Path, reason: str = "") -> Row:

@@ -8,7 +8,6 @@ filled in by ``next_split``.
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from videossl_core.data import files
@@ -36,59 +35,36 @@ def next_split(rows: Rows, label: str, test_pct: float) -> str:
 
 
 def read(path: Path, classes: list[str] | None = None, test_pct: float = 25) -> Rows:
-    """The labels in a CSV; none where there is no file yet.
-
-    Args:
-        classes: the labels that may occur; None allows any.
+    """The labels in a CSV; none where there is no file yet. ``classes`` are those that may occur, None any.
 
     Raises:
         LabelError: a line is malformed, repeats a video, or has a label that is not among the classes.
     """
     text = files.read_text(path) if path.exists() else ""
-    try:
-        return _parse(text, classes, test_pct)
-    except ValueError as error:
-        raise LabelError(f"{path} {error}") from None
-
-
-def _parse(text: str, classes: list[str] | None, test_pct: float) -> Rows:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines = filter(any, reader)  # empty ones are passed over
     rows: Rows = {}
-    lines: dict[str, int] = {}
-    for number, cells in _cells(text):
-        video, label, split = cells[0], cells[1].strip(), cells[2].strip()
-        where = f"line {number}: "
-        if not video or split not in ("", "train", "test", "skip") or not (label or split == "skip"):
-            raise ValueError(f"{where}needs a video, a label, and train, test, skip or nothing as split")
-        if video in rows:
-            raise ValueError(f"{where}{video!r} stands in line {lines[video]} too; delete one of them")
-        if label and classes is not None and label not in classes:
-            raise ValueError(
-                f"{where}{label!r} is not one of the classes {', '.join(classes)}"
-                f"{nearest(label, classes) or '.'} Correct the line, or add it to the parameter classes"
-            )
-        rows[video] = label, split or next_split(rows, label, test_pct)
-        lines[video] = number
-    return rows
-
-
-def _cells(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and three cells of each line below the heading; empty lines are passed over."""
-    reader, heading = csv.reader(io.StringIO(text, newline=""), strict=True), None
+    line_of: dict[str, int] = {}
     try:
-        for cells in reader:
-            if not any(cells):
-                continue
-            where = f"line {reader.line_num}: "
-            if heading is None:
-                heading = cells
-                if heading != COLUMNS:
-                    raise ValueError(f"{where}must be {','.join(COLUMNS)}")
-            elif len(cells) != len(COLUMNS):
-                raise ValueError(
-                    f"{where}{len(cells)} cells instead of 3 (video,label,split); "
-                    'a name that holds a comma is put between " and "'
+        if next(lines, COLUMNS) != COLUMNS:
+            raise LabelError(f"must be {','.join(COLUMNS)}")
+        for cells in lines:
+            if len(cells) != len(COLUMNS):
+                quote = 'a name that holds a comma is put between " and "'
+                raise LabelError(f"{len(cells)} cells instead of 3 (video,label,split); {quote}")
+            video, label, split = cells[0], cells[1].strip(), cells[2].strip()
+            if not video or split not in ("", "train", "test", "skip") or not (label or split == "skip"):
+                raise LabelError("needs a video, a label, and train, test, skip or nothing as split")
+            if video in rows:
+                raise LabelError(f"{video!r} stands in line {line_of[video]} too; delete one of them")
+            if label and classes is not None and label not in classes:
+                hint = (
+                    f"{nearest(label, classes) or '.'} Correct the line, or add it to the parameter classes"
                 )
-            else:
-                yield reader.line_num, cells
-    except csv.Error as error:
-        raise ValueError(f"line {reader.line_num}: not readable as CSV ({error})") from None
+                raise LabelError(f"{label!r} is not one of the classes {', '.join(classes)}{hint}")
+            rows[video] = label, split or next_split(rows, label, test_pct)
+            line_of[video] = reader.line_num
+    except (LabelError, csv.Error) as error:
+        reason = f"not readable as CSV ({error})" if isinstance(error, csv.Error) else error
+        raise LabelError(f"{path} line {reader.line_num}: {reason}") from None
+    return rows

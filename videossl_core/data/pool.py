@@ -20,10 +20,7 @@ class Lost(RuntimeError):
 
 
 def map_unordered(
-    function: Callable[[Job], Any],
-    jobs: list[Job],
-    workers: int | None = None,
-    timeout: float | None = None,
+    function: Callable[[Job], Any], jobs: list[Job], workers: int | None = None, timeout: float | None = None
 ) -> Generator[tuple[Job, Any], None, None]:
     """Pairs of a job and its result, or the ``Lost`` that took its place, in the order of completion.
 
@@ -40,22 +37,18 @@ def map_unordered(
     workers = max(1, min(workers or os.cpu_count() or 1, len(jobs)))
     waiting = iter(jobs)
     running: dict[Future, Job] = {}
-    pool = ProcessPool(workers, context=context)
-    try:
-        while True:
-            for job in islice(waiting, 4 * workers - len(running)):
-                running[pool.schedule(function, args=[job], timeout=timeout)] = job
-            if not running:
-                break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), _outcome(future, timeout)
-    except BaseException:
-        pool.stop()
-        raise
-    else:
-        pool.close()  # not stop: a process that is just starting would print a traceback
-    finally:
-        pool.join()
+    with ProcessPool(workers, context=context) as pool:
+        try:
+            while True:
+                for job in islice(waiting, 4 * workers - len(running)):
+                    running[pool.schedule(function, args=[job], timeout=timeout)] = job
+                if not running:
+                    return  # not by stop: a process that is just starting would print a traceback
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), _outcome(future, timeout)
+        except BaseException:
+            pool.stop()
+            raise
 
 
 def _outcome(future: Future, timeout: float | None) -> Any:

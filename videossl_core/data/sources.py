@@ -46,9 +46,8 @@ def videos_below(folder: Path) -> list[str]:
     for path, subfolders, names in os.walk(folder, followlinks=True):
         parent = Path(path)
         above = {os.path.realpath(p) for p in (parent, *parent.parents)}
-        visible = [name for name in subfolders if not name.startswith(".")]
-        subfolders[:] = [name for name in visible if os.path.realpath(parent / name) not in above]
-        videos += [parent / name for name in names if not name.startswith(".") and _VIDEO.search(name)]
+        subfolders[:] = [s for s in subfolders if s[0] != "." and os.path.realpath(parent / s) not in above]
+        videos += [parent / name for name in names if name[0] != "." and _VIDEO.search(name)]
     return sorted(video.relative_to(folder).as_posix() for video in videos)
 
 
@@ -144,17 +143,17 @@ def _kinetics(p: Params) -> Listing:
             subfolder = label if os.path.isdir(p.videos_dir / folder / label) else label.replace(" ", "_")
             name = f"{youtube_id}_{int(start):06d}_{int(end):06d}.mp4"
             rows.append((f"{folder}/{subfolder}/{name}", label, role))
-    roles = {"train": "train", _tested_on({role for *_, role in rows}, held_out, p.lists): "test"}
-    return _by_name([(video, name, roles[role]) for video, name, role in rows if role in roles])
+    return _tested_on(held_out, rows, p.lists)
 
 
-def _tested_on(splits: Iterable[str], preferred: tuple[str, ...], where: Path) -> str:
-    """The first preferred one of these splits; a mix of two would be neither."""
-    existing = [split for split in preferred if split in splits]
-    if len(existing) > 1:
-        left_out = ", ".join(existing[1:])
-        warnings.warn(f"{where}: tested on {existing[0]}; {left_out} is left out", stacklevel=2)
-    return existing[0] if existing else ""
+def _tested_on(held_out: tuple[str, ...], rows: Rows, where: Path) -> Listing:
+    """The videos of train and of the first of these splits that has any; a mix of two would be neither."""
+    splits = {split for *_, split in rows}
+    test, *others = [split for split in held_out if split in splits] or [""]
+    if others:
+        warnings.warn(f"{where}: tested on {test}; {', '.join(others)} is left out", stacklevel=2)
+    roles = {"train": "train", test: "test"}
+    return _by_name([(video, name, roles[split]) for video, name, split in rows if split in roles])
 
 
 def _read_csv(path: Path, columns: list[str], optional: tuple[str, ...] = ()) -> list[list[str]]:
@@ -169,23 +168,18 @@ def _read_csv(path: Path, columns: list[str], optional: tuple[str, ...] = ()) ->
 
 
 def _split_folders(root: Path, held_out: tuple[str, ...]) -> Listing:
-    """Class folders below train/ and the first existing one of these folders, in any case."""
-    folders = {f.lower(): f for f in _subfolders(root)}
-    rows = []
-    for split, key in (("train", "train"), ("test", _tested_on(folders, held_out, root))):
-        folder = folders.get(key, "")
-        for name in _subfolders(root / folder) if folder else []:
-            rows += [(f"{folder}/{name}/{v}", name, split) for v in videos_below(root / folder / name)]
-    return _by_name(rows)
+    """Class folders below train/ and one of these folders, in any case."""
+    paths = [(video, video.split("/")) for video in videos_below(root)]
+    rows = [(video, parts[1], parts[0].lower()) for video, parts in paths if len(parts) > 2]
+    return _tested_on(held_out, rows, root)
 
 
 def _folder(p: Params) -> Listing:
     """Class folders below train/ and test/ or val/, or right below the root with a seeded held-out part."""
-    root = p.videos_dir
-    names = {name.lower() for name in _subfolders(root)}
+    names = {name.lower() for name in _subfolders(p.videos_dir)}
     if "train" in names and names <= {"train", "test", "val"}:
-        return _split_folders(root, ("test", "val"))
-    rows = [(f"{name}/{v}", name, "") for name in _subfolders(root) for v in videos_below(root / name)]
+        return _split_folders(p.videos_dir, ("test", "val"))
+    rows = [(video, video.split("/")[0], "") for video in videos_below(p.videos_dir) if "/" in video]
     return _by_name(_hold_out(rows, p.test_pct))
 
 
@@ -214,14 +208,13 @@ def _hold_out(rows: Rows, test_pct: float) -> Rows:
 
 def _annotated(p: Params) -> Listing:
     """A folder of videos, most of them without a label, and the CSV of ``labels`` made in annotate.ipynb."""
-    labelled = labels.read(p.labels_file, p.classes, p.test_pct)
-    rows = [(video, name, split) for video, (name, split) in labelled.items() if split != "skip"]
+    in_file = labels.read(p.labels_file, p.classes, p.test_pct)
+    rows = [(video, name, split) for video, (name, split) in in_file.items() if split != "skip"]
     for needed, kind in (("train", "labelled"), ("test", "held-out")):
         if not any(split == needed for *_, split in rows):
             raise DatasetError(f"{p.labels_file}: no {kind} video yet; label some in annotate.ipynb")
-    classes = p.classes or _by_name(rows).classes
-    others = [(video, "", "train") for video in videos_below(p.videos_dir) if video not in labelled]
-    return Listing(rows + others, classes)
+    others = [(video, "", "train") for video in videos_below(p.videos_dir) if video not in in_file]
+    return Listing(rows + others, p.classes or _by_name(rows).classes)
 
 
 def open_root(p: Params) -> Path:

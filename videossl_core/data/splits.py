@@ -41,8 +41,9 @@ def _listed(p: Params, train: pd.DataFrame, index: Index) -> np.ndarray:
     if path.is_dir():
         name = f"ssl_sub{{}}c_{p.label_pct:g}p_labeled0.lst"
         part, path = (path / name.format(len(c)) for c in (index.classes, index.all_classes))
-        if part.exists() and _classes_in(part) <= set(index.classes):  # not as many other classes
-            path = part
+        if part.exists():
+            names = {PurePosixPath(line).parent.name for _, line in files.read_lines(part)}
+            path = part if names <= set(index.classes) else path  # not as many other classes
         if not path.exists():
             existing = ", ".join(sorted(f.name for f in path.parent.glob("*_labeled0.lst"))) or "no such list"
             raise SplitError(f"{path}: no such file; there is {existing}. Or draw: label_draw = stratified")
@@ -58,10 +59,6 @@ DRAWS: dict[str, Callable[[Params, pd.DataFrame, Index], np.ndarray]] = {
 }
 
 
-def _classes_in(path: Path) -> set[str]:
-    return {PurePosixPath(line.rpartition("*")[0]).parent.name for _, line in files.read_lines(path)}
-
-
 def _key(video: str) -> str:
     """Class folder and file name without its suffix: lists were made from copies in other folders."""
     path = PurePosixPath(video)
@@ -72,15 +69,12 @@ def read_label_list(path: Path, train: pd.DataFrame, index: Index, missing_pct: 
     """Positions in ``train`` of the videos of a list in the authors' format, ``path*label`` a line.
 
     Ids may count from 0 (HMDB51, Kinetics) or from 1 (UCF101), over all classes of the data set or the
-    chosen ones; lines of classes that are left out of the index are skipped.
-
-    Args:
-        missing_pct: percentage of lines that may name a video that is not a training video; a warning
-            counts them.
+    chosen ones; lines of classes that are left out of the index are skipped. Up to ``missing_pct`` % of the
+    lines may name a video that is not a training video; a warning counts them.
 
     Raises:
-        SplitError: a line is malformed, repeats another, has another label than its class, or too many name a
-            video that is not a training video.
+        SplitError: a line is malformed, repeats another, or has another label than its class; or too many
+            name no training video.
     """
     entries, missing = _read_entries(path, train, index)
     if missing:
@@ -93,7 +87,6 @@ def read_label_list(path: Path, train: pd.DataFrame, index: Index, missing_pct: 
     if not entries:
         raise SplitError(f"{path}: no labelled video of the classes {', '.join(index.classes[:5])}")
     names = list(train.class_name)
-    # ids count from 0 or 1, over all classes of the data set or over the chosen ones (Kinetics-100)
     schemes = [(classes, base) for classes in (index.all_classes, index.classes) for base in (0, 1)]
     candidates = [{name: id for id, name in enumerate(classes, base)} for classes, base in schemes]
     ids = max(candidates, key=lambda ids: sum(label == ids[names[i]] for i, (_, label) in entries.items()))
@@ -166,8 +159,7 @@ def to_csv(split: pd.DataFrame) -> str:
 
 
 def from_csv(text: str) -> pd.DataFrame:
-    types = {"video": str, "class_name": str, "role": str}
-    return pd.read_csv(io.StringIO(text), dtype=types, keep_default_na=False)
+    return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False).astype({"label": int})
 
 
 def split_hash(split: pd.DataFrame) -> str:
