@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from videossl_core import needs, sampling
+from videossl_core import sampling
 from videossl_core.data.frames import FrameStore
 from videossl_core.distributed import Ranks
 from videossl_core.methods import Method
+from videossl_core.needs import NEEDS, Clip
 from videossl_core.params import Params
 from videossl_core.teacher import Targets
 
@@ -46,14 +47,12 @@ class Batches(Dataset):
         self.k = method.labelled_clips(p.batch_size)
         self.u = p.batch_size - self.k
         ranks.check_shares({"labelled": self.k, "unlabelled": self.u})
-        # every n-th clip: k is a multiple of n, so that of both halves it is every n-th
-        self.mine = np.arange(ranks.rank, p.batch_size, ranks.count)
+        # every n-th clip of the labelled half and of the other, for n divides both
+        self.mine = range(ranks.rank, p.batch_size, ranks.count)
         if not self.n_labelled:
             raise ValueError("no labelled video: raise label_pct")
         if self.u and not self.n_unlabelled:
-            raise ValueError(
-                f"{p.method} needs unlabelled videos, and label_pct = {p.label_pct:g} leaves none"
-            )
+            raise ValueError(f"{p.method} needs unlabelled videos; label_pct = {p.label_pct:g} leaves none")
         both = pd.concat(rows)
         self.videos, self.labels = both.video.to_numpy(), both.label.to_numpy()
         self.counts = store.table.frames.reindex(both.video).astype(int).to_numpy()
@@ -71,15 +70,16 @@ class Batches(Dataset):
         needed: dict[str, list[Tensor]] = {}
         for i, video, count in zip(self.mine, self.videos[positions], self.counts[positions], strict=True):
             start = int(draws.start[i] * max(1, count - p.clip_frames + 1))
-            frames = sampling.clip_frames(int(count), start, p.clip_frames)
+            frames = sampling.clip_frames(count, start, p.clip_frames)
             whole = sampling.read_clip(self.store, video, frames)
-            flip = p.hflip and bool(draws.flip[i] < 0.5)
+            flip = p.hflip and draws.flip[i] < 0.5
             clips.append(sampling.crop(whole, p.crop_size, draws.y[i], draws.x[i], flip))
-            clip = needs.Clip(p, int(i), bool(i < self.k), video, frames, whole, draws, self.targets)
-            for name, value in needs.draw(self.method.needs, clip).items():
-                needed.setdefault(name, []).append(value)
-        labels, known = torch.from_numpy(self.labels[positions]), torch.from_numpy(self.mine < self.k)
-        batch = {"step": step, "clips": stack_clips(clips), "labels": labels[known], "hidden": labels[~known]}
+            clip = Clip(p, i, i < self.k, video, frames, whole, draws, self.targets)
+            for name in self.method.needs:
+                if (value := NEEDS[name].draw(clip)) is not None:
+                    needed.setdefault(name, []).append(value)
+        labels, k = torch.from_numpy(self.labels[positions]), sum(i < self.k for i in self.mine)
+        batch = {"step": step, "clips": stack_clips(clips), "labels": labels[:k], "hidden": labels[k:]}
         for name, values in needed.items():
             batch[name] = stack_clips(values) if values[0].dim() == 4 else torch.stack(values)
         return batch
@@ -105,7 +105,7 @@ class EvalClips(Dataset):
 
     def __getitem__(self, i: int) -> tuple[Tensor, int, bool]:
         video, start, centre = self.rows[i]
-        frames = sampling.clip_frames(int(self.counts[video]), int(start), self.p.clip_frames)
+        frames = sampling.clip_frames(self.counts[video], start, self.p.clip_frames)
         clip = sampling.read_clip(self.store, self.videos[video], frames)
         margin = (clip.shape[-1] - self.p.crop_size) // 2
         middle = slice(margin, margin + self.p.crop_size)

@@ -14,13 +14,10 @@ from videossl_core.params import Bookkeeping
 
 def device(p: Bookkeeping) -> str:
     """``auto``: the GPU where there is one; each of several processes has its own."""
-    if p.device not in ("auto", "cuda"):
-        return p.device
-    if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
-        return f"cuda:{os.environ['LOCAL_RANK']}"
-    if p.device == "cuda":
-        return p.device
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    name = p.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" and "LOCAL_RANK" in os.environ else name
 
 
 def machine(device: str) -> str:

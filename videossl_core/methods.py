@@ -100,7 +100,7 @@ class Method:
     @property
     def averages(self) -> bool:
         """Is there an averaged network beside the one that is trained?"""
-        return any(NEEDS[name].averaged for name in self.needs)
+        return "other" in self.needs
 
     def heads(self, classes: int, teacher_classes: int) -> dict[str, int]:
         """The network's outputs: p(x), and q(v) or the rotation where a loss needs it."""
@@ -129,9 +129,12 @@ METHODS: dict[str, Method] = {
 
 
 def forward(network: nn.Module, ema: nn.Module | None, batch: Batch, method: Method, p: Params) -> Outputs:
-    """One pass over all clips of the batch and the views that the method's losses need."""
-    rows = {name: NEEDS[name] for name in method.needs}
-    views = {name: row.views(batch, p) for name, row in rows.items() if row.views}
+    """One pass over all clips of the batch and the views that the method's losses need.
+
+    Mean teacher's averaged network ``ema`` sees other crops of the same clips, without gradients.
+    """
+    functions = {name: NEEDS[name].views for name in method.needs}
+    views = {name: function(batch, p) for name, function in functions.items() if function}
     sizes = [len(batch["clips"]), *map(len, views.values())]
     out: Outputs = {}
     for head, logits in network(torch.cat([batch["clips"], *views.values()])).items():
@@ -139,8 +142,7 @@ def forward(network: nn.Module, ema: nn.Module | None, batch: Batch, method: Met
         out |= {f"{name}_{head}": part for name, part in zip(views, more, strict=True)}
     if ema is not None:
         with torch.no_grad():
-            for row in rows.values():
-                out |= row.averaged(ema, batch) if row.averaged else {}
+            out["ema_classes"] = ema(batch.get("other", batch["clips"]))["classes"]
     return out
 
 

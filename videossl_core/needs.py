@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from videossl_core import sampling
 from videossl_core.params import Params
@@ -48,14 +48,12 @@ class Need:
 
     ``draw`` gives what the batch holds of one clip under the need's name, or None for a clip without it.
     ``views`` gives further clips for the one forward pass; their outputs are ``<need>_<head>``.
-    ``averaged`` gives outputs of the averaged network (mean teacher), without gradients.
     ``heads`` are the network's further heads, name -> outputs, for a teacher of M classes.
     ``passes`` is what it adds to the cost of a step, in forward and backward passes over the batch.
     """
 
     draw: Callable[[Clip], Tensor | None] = lambda clip: None
     views: Callable[[Batch, Params], Tensor] | None = None
-    averaged: Callable[[nn.Module, Batch], Outputs] | None = None
     heads: Callable[[int], dict[str, int]] = lambda teacher_classes: {}
     passes: Callable[[Params], float] = lambda p: 0.0
 
@@ -72,7 +70,7 @@ def _other_crop(clip: Clip) -> Tensor | None:
     if clip.p.mt_view == "same":
         return None
     draws, i = clip.draws, clip.i
-    flip = clip.p.hflip and bool(draws.other_flip[i] < 0.5)
+    flip = clip.p.hflip and draws.other_flip[i] < 0.5
     return sampling.crop(clip.whole, clip.p.crop_size, draws.other_y[i], draws.other_x[i], flip)
 
 
@@ -109,20 +107,10 @@ def _rotation_passes(p: Params) -> float:
     return (3 if p.s4l_rotations == "all" else 1) * (1 if p.s4l_rotate_on == "both" else 0.5)
 
 
-def _of_average(ema: nn.Module, batch: Batch) -> Outputs:
-    return {"ema_classes": ema(batch.get("other", batch["clips"]))["classes"]}
-
-
 NEEDS: dict[str, Need] = {
     "unlabelled": Need(),  # half of the batch (3.2)
     "teacher": Need(_teacher, heads=lambda teacher_classes: {"embedding": teacher_classes}),
-    "other": Need(_other_crop, averaged=_of_average, passes=lambda p: 1 / 3),  # a forward pass alone
+    "other": Need(_other_crop, passes=lambda p: 1 / 3),  # a forward pass alone, of the averaged network
     "strong": Need(_strong_view, views=lambda batch, p: batch["strong"], passes=lambda p: 0.5),
     "turn": Need(_turn, views=_turned, heads=lambda _: {"rotation": 4}, passes=_rotation_passes),
 }
-
-
-def draw(names: tuple[str, ...], clip: Clip) -> dict[str, Tensor]:
-    """What the batch holds of this clip for each of these needs."""
-    values = {name: NEEDS[name].draw(clip) for name in names}
-    return {name: value for name, value in values.items() if value is not None}

@@ -54,21 +54,17 @@ def predict_files(p: Params, videos: Path) -> VideoPredictions:
     Raises:
         ParameterError: there is no such file or folder, or no video in it.
     """
-    root, names = _listed(videos)
+    if videos.is_file():
+        root, names = videos.parent, [videos.name]
+    elif videos.is_dir():
+        root, names = videos, datasets.videos_below(videos)
+    else:
+        raise ParameterError(f"videos = {str(videos)!r}: no such file or folder")
+    if not names:
+        raise ParameterError(f"videos = {str(videos)!r}: no video in this folder or below it")
     folder = p.outputs / p.dataset / "predict" / files.sha256(str(root).encode())[:12]
     store, reasons = prepare.decode(p, folder, root, names)
     return _predict(p, reasons, root, store)
-
-
-def _listed(videos: Path) -> tuple[Path, list[str]]:
-    if videos.is_file():
-        return videos.parent, [videos.name]
-    if not videos.is_dir():
-        raise ParameterError(f"videos = {str(videos)!r}: no such file or folder")
-    names = datasets.videos_below(videos)
-    if not names:
-        raise ParameterError(f"videos = {str(videos)!r}: no video in this folder or below it")
-    return videos, names
 
 
 def _predict(p: Params, reasons: pd.Series, root: Path, store: FrameStore) -> VideoPredictions:

@@ -116,8 +116,6 @@ def prepare(p: Params, with_teacher: bool | None = None, split: pd.DataFrame | N
     split = split[~split.video.isin(rejected.video)]
     if with_teacher is None:
         with_teacher = "teacher" in methods.METHODS[p.method].needs
-    targets = None
-    if with_teacher:
-        training_videos = list(split.video[split.role != "test"])
-        targets = teacher.build_targets(p, store, training_videos, devices.device(p))
+    videos = list(split.video[split.role != "test"])
+    targets = teacher.build_targets(p, store, videos, devices.device(p)) if with_teacher else None
     return Data(index, store, split, rejected, targets)

@@ -16,7 +16,7 @@ def now() -> str:
 
 
 def surroundings(device: str) -> dict:
-    """Device, processor, system, the version of Python and of every installed distribution, and the commit."""
+    """Device, processor, system, the versions of Python and all that is installed, and the commit."""
     installed = sorted(metadata.distributions(), key=lambda d: d.metadata["Name"].lower())
     versions = {"python": platform.python_version()} | {d.metadata["Name"]: d.version for d in installed}
     return {

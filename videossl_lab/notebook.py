@@ -25,6 +25,7 @@ class FigureParams(WhichRun):
     )
     shown: int = Field(6, ge=1, le=100, description="videos shown in Figure 5")
     published: bool = Field(False, description="count the runs of outputs/reference/ too")
+    page: ProjectPath | None = Field(None, description="Markdown page whose tables are written again")
 
 
 class PredictParams(WhichRun):

@@ -12,8 +12,8 @@ from videossl_core.params import Params
 
 __all__ = ["SOURCES", "DatasetError", "alphabetical", "open_root", "videos_below"]
 
+# to be looked at: absolute, not in its shortest form, control characters, bytes that are no UTF-8
 _UNUSUAL = re.compile(r"^/|//|/$|^$|(^|/)\.\.?(/|$)|[\\\x00-\x1f\x7f\ud800-\udfff]")
-_UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, bytes that are no UTF-8
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ def read_index(p: Params) -> Index:
     if p.tune and p.source != "ucf101":
         raise DatasetError("tune = True: only source = 'ucf101' has groups to hold out")
     root = open_root(p)
-    rows, all_classes = SOURCES[p.source](p)
+    rows, classes = SOURCES[p.source](p)
+    all_classes = classes or alphabetical({name for _, name, _ in rows if name})
     table = pd.DataFrame(rows, columns=["video", "class_name", "split"])
     table["video"] = [_below(root, video) for video in table.video]
     if (double := table.video[table.video.duplicated()]).size:
@@ -68,9 +69,9 @@ def _below(root: Path, video: str) -> str:
         path = path.relative_to(root)
     if path.is_absolute() or "\\" in video or ".." in path.parts or not path.name:
         raise DatasetError(f"{video!r}: a listed video must lie below the root folder {root}")
-    if _UNWRITABLE.search(video):
+    if _UNUSUAL.search(str(path)):  # by its characters, then
         raise DatasetError(f"{video!r}: the name has characters that no list can hold; rename it")
-    return path.as_posix()
+    return str(path)
 
 
 def choose_classes(p: Params, table: pd.DataFrame, all_classes: list[str]) -> list[str]:

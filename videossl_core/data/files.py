@@ -88,11 +88,9 @@ def sha256_of(path: str | Path) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The content of a text file, with a clear error when it is missing or is not text."""
+    """The content of a text file; a ValueError names one that is not text."""
     try:
         return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
     except (UnicodeDecodeError, IsADirectoryError) as error:
         raise ValueError(f"{path}: not a text file ({error})") from None
 

@@ -24,10 +24,10 @@ Rows = list[tuple[str, str, str]]
 
 
 class Listing(NamedTuple):
-    """The videos that a source lists, and all its classes in the order of their ids."""
+    """The videos that a source lists, and its classes in the order of their ids; None: by their names."""
 
     rows: Rows
-    classes: list[str]
+    classes: list[str] | None = None
 
 
 class DatasetError(ValueError):
@@ -60,11 +60,6 @@ def alphabetical(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: ("".join(c for c in name.lower() if c.isalnum()), name))
 
 
-def _by_name(rows: Rows) -> Listing:
-    """A listing whose class ids follow the names."""
-    return Listing(rows, alphabetical({name for _, name, _ in rows}))
-
-
 def _ucf101(p: Params) -> Listing:
     """Official lists: classInd.txt, trainlist0N.txt (``Class/video.avi id``), testlist0N.txt."""
     lists = _existing(p.lists, "lists: the official ucfTrainTestlist folder")
@@ -84,17 +79,14 @@ def _ucf101(p: Params) -> Listing:
             if name not in classes or (split == "train" and number != [str(classes.index(name) + 1)]):
                 raise DatasetError(f"{path} line {n}: {line!r} is not a video of a listed class with its id")
             rows.append((video, name, split))
-    return Listing(_tuning(rows) if p.tune else rows, classes)
+    return Listing(_tuning(rows, classes) if p.tune else rows, classes)
 
 
-def _tuning(rows: Rows) -> Rows:
+def _tuning(rows: Rows, classes: list[str]) -> Rows:
     """Only the training videos, the last four groups of each class (v_Class_gNN_cNN.avi) as test videos: the
     videos of a group were cut from one, so no group may be on both sides."""
     train = [(video, name, video.rsplit("_", 2)[1]) for video, name, split in rows if split == "train"]
-    groups: dict[str, set[str]] = {}
-    for _, name, group in train:
-        groups.setdefault(name, set()).add(group)
-    held_out = {name: sorted(groups[name])[-4:] for name in groups}
+    held_out = {name: sorted({g for _, n, g in train if n == name})[-4:] for name in classes}
     return [(video, name, "test" if group in held_out[name] else "train") for video, name, group in train]
 
 
@@ -153,7 +145,7 @@ def _tested_on(held_out: tuple[str, ...], rows: Rows, where: Path) -> Listing:
     if others:
         warnings.warn(f"{where}: tested on {test}; {', '.join(others)} is left out", stacklevel=2)
     roles = {"train": "train", test: "test"}
-    return _by_name([(video, name, roles[split]) for video, name, split in rows if split in roles])
+    return Listing([(video, name, roles[split]) for video, name, split in rows if split in roles])
 
 
 def _read_csv(path: Path, columns: list[str], optional: tuple[str, ...] = ()) -> list[list[str]]:
@@ -180,7 +172,7 @@ def _folder(p: Params) -> Listing:
     if "train" in names and names <= {"train", "test", "val"}:
         return _split_folders(p.videos_dir, ("test", "val"))
     rows = [(video, video.split("/")[0], "") for video in videos_below(p.videos_dir) if "/" in video]
-    return _by_name(_hold_out(rows, p.test_pct))
+    return _hold_out(rows, p.test_pct)
 
 
 def _csv(p: Params) -> Listing:
@@ -192,10 +184,10 @@ def _csv(p: Params) -> Listing:
         if not video or not label or split not in ("", "train", "test"):
             raise DatasetError(f"{p.lists} line {n}: needs a video, a label, and train, test or no split")
         rows.append((video, label, split))
-    return _by_name(_hold_out(rows, p.test_pct))
+    return _hold_out(rows, p.test_pct)
 
 
-def _hold_out(rows: Rows, test_pct: float) -> Rows:
+def _hold_out(rows: Rows, test_pct: float) -> Listing:
     """Give the rows without a split one: per class, ``test_pct`` % by a fixed draw are test videos."""
     table = pd.DataFrame(rows, columns=["video", "class_name", "split"]).sort_values("video")
     rng = np.random.default_rng(20_20)  # not the run's seed: all runs share one test split
@@ -203,7 +195,7 @@ def _hold_out(rows: Rows, test_pct: float) -> Rows:
         order = rng.permutation(group.index)
         n = min(len(order) - 1, max(1, round(len(order) * test_pct / 100)))
         table.loc[order[:n], "split"], table.loc[order[n:], "split"] = "test", "train"
-    return list(table.itertuples(index=False, name=None))
+    return Listing(list(table.itertuples(index=False, name=None)))
 
 
 def _annotated(p: Params) -> Listing:
@@ -214,7 +206,7 @@ def _annotated(p: Params) -> Listing:
         if not any(split == needed for *_, split in rows):
             raise DatasetError(f"{p.labels_file}: no {kind} video yet; label some in annotate.ipynb")
     others = [(video, "", "train") for video in videos_below(p.videos_dir) if video not in in_file]
-    return Listing(rows + others, p.classes or _by_name(rows).classes)
+    return Listing(rows + others, p.classes)
 
 
 def open_root(p: Params) -> Path:

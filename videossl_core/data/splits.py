@@ -2,7 +2,6 @@
 
 import io
 import warnings
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -52,11 +51,7 @@ def _listed(p: Params, train: pd.DataFrame, index: Index) -> np.ndarray:
 
 
 # One row per way to choose: (parameters, training videos, index) -> positions of the labelled ones.
-DRAWS: dict[str, Callable[[Params, pd.DataFrame, Index], np.ndarray]] = {
-    "list": _listed,
-    "uniform": _uniform,
-    "stratified": _stratified,
-}
+DRAWS = {"list": _listed, "uniform": _uniform, "stratified": _stratified}
 
 
 def _key(video: str) -> str:

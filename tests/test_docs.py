@@ -1,0 +1,57 @@
+"""README and docs: tables as in the published CSVs, links that lead somewhere, short pages."""
+
+import re
+
+import pytest
+import yaml
+
+from videossl_core.params import ROOT
+from videossl_lab import page, results
+
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
+FILES = sorted([*ROOT.glob("params/*.yaml"), *ROOT.glob("params/grids/*.yaml")])
+
+
+def test_results_page_has_the_published_numbers():
+    """``paper_figures.ipynb -p datasets ucf101_6 -p published true -p page docs/results.md`` writes it."""
+    text = (ROOT / "docs/results.md").read_text()
+    assert page.fill(text, page.tables(results.published("ucf101_6"))) == text
+
+
+def test_readme_table_has_the_published_numbers():
+    """Its cells are some of those of the results page."""
+    cells = page.video_top1(results.published("ucf101_6"))
+    readme = (ROOT / "README.md").read_text()
+    for title in ("Supervised", "SD", "VideoSSL"):
+        row = next(line for line in readme.splitlines() if re.match(rf"\| {title}[ :|]", line))
+        for pct in ("1", "10", "50"):
+            assert cells.loc[pct, title].rsplit(" (", 1)[0] in row
+        demo = results.published("demo").groupby("method").video_top1.agg(["mean", "std"])
+        if title.lower() in demo.index:
+            assert "{:.1f} ± {:.1f}".format(*demo.loc[title.lower()]) in row
+
+
+def test_page_without_a_mark_is_refused():
+    with pytest.raises(ValueError, match="no <!-- claims -->"):
+        page.fill("<!-- claims -->\nno end\n", {"claims": "| a |"})
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_links_lead_somewhere(path):
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.S)
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert target.startswith("https://") or (path.parent / target).exists(), target
+    for alt in re.findall(r"!\[([^\]]*)\]", text):
+        assert len(alt.split()) >= 5, alt
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_parameter_file_states_its_claim(path):
+    head = re.match(r"(#.*\n)+", path.read_text())[0]
+    for word in ("Claim: ", "n: ", "Command: ", "Cost: ", "Measured: "):
+        assert f"\n# {word}" in head, word
+    assert isinstance(yaml.safe_load(path.read_text()), dict)

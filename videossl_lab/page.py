@@ -1,0 +1,56 @@
+"""Tables of finished runs as Markdown, written into a page of ``docs/`` between ``<!-- name -->`` marks."""
+
+import re
+
+import pandas as pd
+
+from videossl_core.methods import METHODS
+from videossl_lab import claims, results
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A Markdown table with the index as its first column."""
+    lines = [[table.index.name or "", *table.columns], ["---"] * (table.shape[1] + 1)]
+    lines += [[str(cell) for cell in row] for row in table.itertuples(name=None)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def video_top1(rows: pd.DataFrame) -> pd.DataFrame:
+    """Label fractions by method: mean ± standard deviation (seeds) of video_top1, or that of one seed."""
+
+    def cell(values: pd.Series) -> str:
+        spread = f" ± {values.std():.1f} ({len(values)})" if len(values) > 1 else ""
+        return f"{values.mean():.1f}{spread}"
+
+    plain = rows[rows.variant == ""]
+    cells = plain.groupby(["label_pct", "method"]).video_top1.agg(cell).unstack()
+    cells = cells[[name for name in METHODS if name in cells]].fillna("–")
+    cells.index = [f"{pct:g}" for pct in cells.index]
+    return cells.rename(columns={name: method.title for name, method in METHODS.items()}).rename_axis(
+        "% labels"
+    )
+
+
+def tables(rows: pd.DataFrame) -> dict[str, str]:
+    """The tables of one data set's runs, by the name of their mark."""
+    runs = claims.Runs(rows, results.predicted_classes(rows))
+    judged = claims.claims(runs).set_index("section")
+    return {
+        "video_top1": markdown(video_top1(rows)),
+        "claims": markdown(judged),
+        "variants": markdown(runs.variants().rename(index="`{}`".format)),
+    }
+
+
+def fill(text: str, tables: dict[str, str]) -> str:
+    """The page with what stands between ``<!-- name -->`` and ``<!-- /name -->`` replaced by the tables.
+
+    Raises:
+        ValueError: the page has no such mark.
+    """
+    for name, table in tables.items():
+        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
+        text, count = re.subn(pattern, lambda m, t=table: f"{m[1]}{t}{m[2]}", text, flags=re.S)
+        if not count:
+            raise ValueError(f"the page has no <!-- {name} --> for this table")
+    return text
