@@ -7,6 +7,7 @@ reported is the median over the rounds and their range.
 import argparse
 import json
 import os
+import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from videossl_core import evaluation, precision, prepare, training
 from videossl_core.batches import loader, prefetch
 from videossl_core.data import codec, files
 from videossl_core.data.frames import FrameStore, StoreSettings
-from videossl_core.devices import device, machine
+from videossl_core.devices import device
 from videossl_core.params import ROOT, Params
 from videossl_core.sampling import read_clip
 from videossl_core.teacher import Classifier
@@ -39,6 +40,18 @@ WHAT = {
     "prep_growth": "decoding with one process a core, against one process",
 }
 AIMS = {"loop_vs_bare": 0.97, "loop_vs_plain": 2.5, "frame_store_vs_source": 12.0, "eval_vs_bare": 0.95}
+
+
+def machine(device: str) -> str:
+    """The name of the processor that computes."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo") as f:
+            name = next(line.split(":")[1].strip() for line in f if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def parameters(root: Path, outputs: Path, batch_size: int) -> Params:

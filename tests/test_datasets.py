@@ -1,5 +1,6 @@
 """Sources: what each reads, what each refuses, and the counts of the published lists."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -93,20 +94,16 @@ def test_missing_files_named(ucf, tmp_path):
 
 
 def test_hmdb51_pools(tmp_path):
-    lists = write(
-        tmp_path / "lists",
-        {
-            "chew_test_split1.txt": "a b!_chew.avi 1 \nc.avi 2 \nd.avi 0 \n",
-            "kick_ball_test_split1.txt": "e.avi 1\nf.avi 2\n",
-            "class_list.txt": "chew\n",
-        },
-    )
+    texts = {
+        "chew_test_split1.txt": "a b!_chew.avi 1 \nc.avi 2 \nd.avi 0 \n",
+        "kick_ball_test_split1.txt": "e.avi 1\nf.avi 2\n",
+        "class_list.txt": "chew\n",
+    }
+    lists = write(tmp_path / "lists", texts)
     root = empty_files(tmp_path / "videos", "chew/x.avi", "kick_ball/x.avi")
-    wide = read("hmdb51", root, lists=lists)
-    assert dict(zip(wide.table.video, wide.table.split, strict=True)) == {
-        "chew/a b!_chew.avi": "train", "chew/c.avi": "test", "chew/d.avi": "train",
-        "kick_ball/e.avi": "train", "kick_ball/f.avi": "test",
-    }  # fmt: skip
+    wide = read("hmdb51", root, lists=lists).table
+    assert list(wide.video[wide.split == "train"]) == ["chew/a b!_chew.avi", "chew/d.avi", "kick_ball/e.avi"]
+    assert list(wide.video[wide.split == "test"]) == ["chew/c.avi", "kick_ball/f.avi"]
     official = read("hmdb51", root, lists=lists, hmdb51_pool="official")
     assert "chew/d.avi" not in set(official.table.video)
     (lists / "chew_test_split1.txt").write_text("a.avi 1\nb.avi 3\n")
@@ -115,30 +112,21 @@ def test_hmdb51_pools(tmp_path):
 
 
 def test_kinetics(tmp_path):
-    names = [
-        "Train/ski jumping/a_000001_000011.mp4",
-        "Train/skiing (x)/b_000002_000012.mp4",
-        "Train/skiing (x)/c_000003_000013.mp4",
-        "Val/ski jumping/d_000004_000014.mp4",
-        "Val/skiing (x)/e_000005_000015.mp4",
-        "Val/skiing (x)/notes.txt",
-    ]
-    root = empty_files(tmp_path / "k", *names)
+    files = {
+        "Train/ski jumping/a_000001_000011.mp4": "ski jumping,a,1,11,train",
+        "Train/skiing (x)/b_000002_000012.mp4": "skiing (x),b,2,12,train",
+        "Train/skiing (x)/c_000003_000013.mp4": "skiing (x),c,3,13,train",
+        "Val/ski jumping/d_000004_000014.mp4": "ski jumping,d,4,14,validate",
+        "Val/skiing (x)/e_000005_000015.mp4": "skiing (x),e,5,15,validate",
+    }
+    root = empty_files(tmp_path / "k", *files, "Val/skiing (x)/notes.txt")
     index = read("kinetics", root)
     assert index.classes == ["skiing (x)", "ski jumping"]  # by letters, as the authors number them
-    assert sorted(index.table.video) == sorted(names[:-1])
-    rows = [
-        "label,youtube_id,time_start,time_end,split",
-        "ski jumping,a,1,11,train",
-        "skiing (x),b,2,12,train",
-        "skiing (x),c,3,13,train",
-        "ski jumping,d,4,14,validate",
-        "skiing (x),e,5,15,validate",
-    ]
+    assert sorted(index.table.video) == sorted(files)
 
     def listed(*more: str) -> datasets.Index:
-        lists = write(tmp_path / "lists", {"all.csv": "\n".join([*rows, *more])})
-        return read("kinetics", root, lists=lists)
+        rows = ["label,youtube_id,time_start,time_end,split", *files.values(), *more]
+        return read("kinetics", root, lists=write(tmp_path / "lists", {"all.csv": "\n".join(rows)}))
 
     pd.testing.assert_frame_equal(listed().table, index.table)
     empty_files(root, "test/ski jumping/f_000006_000016.mp4")  # the paper tests on the validation videos
@@ -176,17 +164,57 @@ def test_empty_folder(tmp_path):
         read("folder", tmp_path)
 
 
+def test_names_no_list_can_hold(tmp_path):
+    root = empty_files(tmp_path, *(f"{c}/{i}.mp4" for c in "ab" for i in range(3)))
+    read("folder", root)
+    for bad in (b"a/new\nline.mp4", b"b/latin\xe9.mp4"):
+        path = Path(os.fsdecode(os.path.join(os.fsencode(root), bad)))
+        path.touch()
+        with pytest.raises(DatasetError, match=r"(new.nline|latin.udce9).*rename it"):
+            read("folder", root)
+        path.unlink()
+
+
+def test_circular_links(tmp_path):
+    """Folders that are linked in a circle are walked once; hidden files are not seen."""
+    names = ["a/1.mp4", "a/2.mp4", "b/1.mp4", "b/2.mp4"]
+    root, elsewhere = empty_files(tmp_path / "videos", *names, "b/.hidden.mp4"), tmp_path / "elsewhere"
+    empty_files(elsewhere, "deep/3.mp4")
+    (root / "a/round").symlink_to(root / "a")
+    (root / "a/up").symlink_to(root)
+    (root / "b/other").symlink_to(elsewhere)
+    (elsewhere / "deep/back").symlink_to(elsewhere)
+    videos = list(read("folder", root).table.video)
+    assert {*names, "b/other/deep/3.mp4"} <= set(videos)
+    assert len(videos) < 12
+    assert not any(".hidden" in video for video in videos)
+
+
 def test_csv(tmp_path):
     root = empty_files(tmp_path / "v", "x/1.mp4")
     text = "video,label,split\nx/1.mp4,a,train\nx/2.mp4,a,test\nx/3.mp4,b,train\n"
     table = write(tmp_path, {"t.csv": text}) / "t.csv"
-    index = read("csv", root, lists=table)
-    assert list(index.table.split) == ["train", "test", "train"]
+    assert list(read("csv", root, lists=table).table.split) == ["train", "test", "train"]
     table.write_text("video,label,split\nx/1.mp4,a,train\nx/2.mp4,,test\n")
     with pytest.raises(DatasetError, match=r"t.csv line 3"):
         read("csv", root, lists=table)
     with pytest.raises(DatasetError, match="needs lists"):
         read("csv", root)
+
+
+OUTSIDE = ["../../etc/passwd", "/etc/passwd", "a/../../x.mp4", "..\\..\\x.mp4", "C:\\x.mp4", ".", "//x/y.mp4"]
+
+
+@pytest.mark.parametrize("entry", OUTSIDE)
+def test_entry_outside_root(tmp_path, entry):
+    """Refused; an absolute path below the root is fine."""
+    root, lists = empty_files(tmp_path / "v", "a/1.mp4", "b/1.mp4"), tmp_path / "t.csv"
+    lists.write_text(f"video,label,split\na/1.mp4,a,train\n{root}/b/1.mp4,b,test\n")
+    assert list(read("csv", root, lists=lists).table.video) == ["a/1.mp4", "b/1.mp4"]
+    with open(lists, "a") as f:
+        f.write(f"{entry},a,train\n")
+    with pytest.raises(DatasetError, match="must lie below the root folder"):
+        read("csv", root, lists=lists)
 
 
 # The published lists themselves, where the machine has them.
@@ -236,21 +264,19 @@ def test_tuning_groups(ucf101):
         datasets.read_index(params.load(dataset="demo", tune=True))
 
 
-@pytest.mark.parametrize(("pct", "labelled"), [(5, 476), (10, 953), (20, 1907), (50, 4768)])
-def test_authors_lists_ucf101(ucf101, pct, labelled):
+@pytest.mark.parametrize(
+    ("pct", "labelled", "of_six"), [(5, 476, 21), (10, 953, 66), (20, 1907, 123), (50, 4768, 264)]
+)
+def test_authors_lists_ucf101(ucf101, pct, labelled, of_six):
     p = params.load(**ucf101, label_pct=pct)
     index = datasets.read_index(p)
     split = splits.make_split(p, index)
     assert counts(split) == {"labelled": labelled, "unlabelled": 9537 - labelled, "test": 3783}
     without = set(index.classes) - set(split.class_name[split.role == "labelled"])
     assert without == ({"CliffDiving"} if pct == 5 else set())
-
-
-@pytest.mark.parametrize(("pct", "labelled"), [(5, 21), (10, 66), (20, 123), (50, 264)])
-def test_authors_lists_six_classes(ucf101, pct, labelled):
     p = params.load(**ucf101 | {"dataset": "ucf101_6", "label_pct": pct, "label_draw": "list"})
     split = splits.make_split(p, datasets.read_index(p))
-    assert counts(split) == {"labelled": labelled, "unlabelled": 529 - labelled, "test": 202}
+    assert counts(split) == {"labelled": of_six, "unlabelled": 529 - of_six, "test": 202}
 
 
 @pytest.mark.parametrize(("pct", "labelled"), [(40, 2094), (50, 2618), (60, 3141)])
@@ -268,23 +294,25 @@ def test_authors_lists_hmdb51(published_lists, folders_of, pct, labelled):
 
 
 def authors_kinetics(lists: Path, *names: str) -> list[str]:
-    texts = [(lists / "videossl/kinetics" / name).read_text() for name in names]
+    """Videos of the authors' lists: subset/class/name."""
+    texts = [(lists / f"videossl/kinetics/ssl_sub{name}.lst").read_text() for name in names]
     return [line.rpartition("*")[0] for text in texts for line in text.split("\n") if line]
 
 
+def kinetics_table(folders_of, lists: Path, videos: list[str]) -> dict:
+    """Parameters that read these videos, subset/class/name, from a table."""
+    table = pd.DataFrame({"video": videos, "label": [video.split("/")[1] for video in videos]})
+    table["split"] = ["train" if video.startswith("Train/") else "test" for video in videos]
+    root = folders_of({Path(video).parent for video in videos})
+    table.to_csv(root.parent / "all.csv", index=False)
+    given = {"source": "csv", "root": root, "lists": root.parent / "all.csv"}
+    return given | {"label_list": lists / "videossl/kinetics"}
+
+
 @pytest.mark.slow
-def test_authors_lists_kinetics100(published_lists, tmp_path):
-    lists = published_lists / "videossl/kinetics"
-    names = ("20p_labeled0", "20p_unlabeled0", "10p_val0")
-    videos = authors_kinetics(published_lists, *(f"ssl_sub100c_{name}.lst" for name in names))
-    rows = ["video,label,split"]
-    for video in videos:
-        subset, label, _ = video.split("/")
-        rows.append(f'"{video}","{label}",{"train" if subset == "Train" else "test"}')
-    for folder in {Path(video).parent for video in videos}:
-        (tmp_path / "root" / folder).mkdir(parents=True)
-    table = write(tmp_path, {"all.csv": "\n".join(rows)}) / "all.csv"
-    given = {"root": tmp_path / "root", "lists": table, "source": "csv", "label_list": lists}
+def test_authors_lists_kinetics100(published_lists, folders_of):
+    names = ("100c_20p_labeled0", "100c_20p_unlabeled0", "100c_10p_val0")
+    given = kinetics_table(folders_of, published_lists, authors_kinetics(published_lists, *names))
     index = datasets.read_index(params.load(dataset="kinetics100", **given))
     assert (index.table.split == "train").sum() == 88038
     assert (index.table.split == "test").sum() == 4706
@@ -296,35 +324,27 @@ def test_authors_lists_kinetics100(published_lists, tmp_path):
 
 def test_kinetics100_by_rule(published_lists):
     """The 100 classes with most videos in the authors' 20 % list of Kinetics-400 are theirs but for a tie."""
-    videos = authors_kinetics(published_lists, "ssl_sub400c_20p_labeled0.lst")
+    videos = authors_kinetics(published_lists, "400c_20p_labeled0")
     table = pd.DataFrame({"video": videos, "class_name": [v.split("/")[1] for v in videos], "split": "train"})
     names = datasets.alphabetical(set(table.class_name))
     chosen = datasets.choose_classes(params.load(dataset="kinetics400", largest_classes=100), table, names)
     assert len(set(chosen) & set(params.load(dataset="kinetics100").classes)) >= 99
 
 
-def test_kinetics100_other_classes(published_lists, tmp_path):
+def test_kinetics100_other_classes(published_lists, folders_of):
     """As many classes as the authors' list of 100 has, but not the same: the list of all classes is used."""
-    videos = authors_kinetics(published_lists, "ssl_sub400c_10p_labeled0.lst", "ssl_sub100c_10p_labeled0.lst")
-    names = {video.split("/")[1] for video in videos}
+    whole = authors_kinetics(published_lists, "400c_10p_labeled0")
+    videos = dict.fromkeys(whole + authors_kinetics(published_lists, "100c_10p_labeled0"))
+    test = {f"Val/{video.split('/')[1]}/test.mp4" for video in videos}
     chosen = [*sorted(set(params.load(dataset="kinetics100").classes) - {"zumba"}), "crossing river"]
-    rows = ["video,label,split"]
-    for video in dict.fromkeys(videos):
-        _, label, name = video.split("/")
-        rows.append(f'"Train/{label}/{name}","{label}",train')
-    for label in names:
-        (tmp_path / "root/Train" / label).mkdir(parents=True)
-        rows.append(f'"Train/{label}/test.mp4","{label}",test')
-    table = write(tmp_path, {"all.csv": "\n".join(rows)}) / "all.csv"
-    given = {"root": tmp_path / "root", "lists": table, "source": "csv", "classes": chosen}
-    p = params.load(dataset="kinetics400", **given, label_list=published_lists / "videossl/kinetics")
+    given = kinetics_table(folders_of, published_lists, [*videos, *test])
+    p = params.load(dataset="kinetics400", **given, classes=chosen)
     split = splits.make_split(p, datasets.read_index(p))
-    whole = authors_kinetics(published_lists, "ssl_sub400c_10p_labeled0.lst")
     labelled = {video for video in whole if video.split("/")[1] in chosen}
     assert set(split.video[split.role == "labelled"]) == labelled
 
 
 def test_kinetics400_numbering(published_lists):
-    lines = (published_lists / "videossl/kinetics/ssl_sub400c_10p_labeled0.lst").read_text().split("\n")
+    lines = (published_lists / "videossl/kinetics/ssl_sub400c_10p_labeled0.lst").read_text().splitlines()
     ids = {line.split("/")[1]: int(line.rpartition("*")[2]) for line in lines if line}
     assert datasets.alphabetical(ids) == sorted(ids, key=ids.get)

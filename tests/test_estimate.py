@@ -51,13 +51,9 @@ def test_macs_of_real_step(given):
 
 def test_cost_is_proportional(monkeypatch):
     """To videos, frames, pixels and steps."""
-    rates = {
-        "bytes_per_frame": 5000,
-        "prep_frames_per_s": 1000,
-        "teacher_frames_per_s": 50,
-        "loop_clips_per_s": 10,
-        "gmacs_per_clip_step": estimate.macs(Params(source="demo")) / 1e9,
-    }
+    rates = {"bytes_per_frame": 5000, "prep_frames_per_s": 1000, "teacher_frames_per_s": 50}
+    gmacs = estimate.macs(Params(source="demo")) / 1e9
+    rates |= {"loop_clips_per_s": 10, "gmacs_per_clip_step": gmacs}
     monkeypatch.setattr(estimate, "rates", lambda: rates)
     cost = estimate.cost(Params(source="demo", steps=900, batch_size=40), 100, 200)
     assert cost.gigabytes == pytest.approx(100 * 200 * 5000 / 1e9)
@@ -69,10 +65,14 @@ def test_cost_is_proportional(monkeypatch):
     assert "100 videos: about 0.1 GB of frames" in str(cost)
 
 
-def test_published_costs(monkeypatch):
+@pytest.fixture
+def published() -> dict:
+    return json.loads((params.ROOT / "outputs/reference/bench/bench.json").read_text())
+
+
+def test_published_costs(monkeypatch, published):
     """The first documented row, from the published rates: UCF101's 13,320 videos of 186 frames."""
-    rates = json.loads((params.ROOT / "outputs/reference/bench/bench.json").read_text())
-    monkeypatch.setattr(estimate, "rates", lambda: rates)
+    monkeypatch.setattr(estimate, "rates", lambda: published)
     p = Params(source="ucf101", root="videos", teacher="efficientnet_lite0", method="supervised")
     cost = str(estimate.cost(p, 13_320, 186))
     assert "about 15.3 GB of frames, 53 min of decoding, 2.7" in cost
@@ -88,16 +88,13 @@ def test_sentence_before_preparing(tiny, monkeypatch, tmp_path):
     assert estimate.of_index(p, index) == "no estimate: no outputs/bench/bench.json: run make bench"
 
 
-def test_published_bench_is_complete():
-    published = json.loads((params.ROOT / "outputs/reference/bench/bench.json").read_text())
-    table = bench.table(published)
-    assert {"limit_share", "loop_vs_bare", "loop_vs_plain", "frame_store_vs_source"} <= set(table.index)
-    assert {"bytes_per_frame", "eval_vs_bare"} <= set(table.index)
+def test_published_bench_is_complete(published):
+    rows = {"limit_share", "loop_vs_bare", "loop_vs_plain", "frame_store_vs_source", "bytes_per_frame"}
+    assert rows | {"eval_vs_bare"} <= set(bench.table(published).index)
     for name in bench.WHAT:
         low, high = published[f"{name}_spread"]
         assert low <= published[name] <= high
-    figure = bench.draw(published)
-    assert len(figure.axes[0].patches) == len(bench.AIMS)
+    assert len(bench.draw(published).axes[0].patches) == len(bench.AIMS)
 
 
 def test_side_by_side_takes_turns():
@@ -116,7 +113,6 @@ def test_baseline_reads_consecutive_frames(tmp_path):
     rng = np.random.default_rng(0)
     path = next((tmp_path / "videos/train").rglob("*.mp4"))
     for _ in range(5):
-        clip = baseline.source_clip(path, rng, 16)
-        assert len(clip) == 16
-        times = [frame.time for frame in clip]
+        times = [frame.time for frame in baseline.source_clip(path, rng, 16)]
+        assert len(times) == 16
         assert np.allclose(np.diff(times), 1 / 25)

@@ -11,6 +11,7 @@ import torch
 from videossl_core import evaluation, params, sampling
 from videossl_core.data import codec
 from videossl_core.data.frames import FrameStore, StoreSettings
+from videossl_lab import results
 
 LENGTHS = {"a.mp4": 20, "b.mp4": 8, "c.mp4": 5}
 
@@ -104,9 +105,9 @@ def test_subset_is_evenly_spaced():
 
 def test_compare_counts_and_measures():
     table = pd.DataFrame({"video": ["a", "b"], "video_pred": ["x", "y"], "video_confidence": [0.9, 0.6]})
-    assert evaluation.compare(table, table[::-1]).startswith("0 of 2 videos have another predicted class")
+    assert results.compare(table, table[::-1]).startswith("0 of 2 videos have another predicted class")
     changed = table.assign(video_pred=["x", "x"], video_confidence=[0.9, 0.55])
-    assert evaluation.compare(table, changed) == (
+    assert results.compare(table, changed) == (
         "1 of 2 videos have another predicted class than on record; confidences differ by 5.0e-02 at most"
     )
-    assert evaluation.compare(table, table[1:]) == "only 1 of 2 recorded and 1 predicted videos are the same"
+    assert results.compare(table, table[1:]) == "only 1 of 2 recorded and 1 predicted videos are the same"

@@ -122,41 +122,38 @@ def test_killed_decoding_ends_in_the_same_store(tmp_path, times, fault):
     helpers.finish(helpers.decode_all, tmp_path / "whole", tmp_path / "videos", names)
     truth = helpers.tree(tmp_path / "whole")
     assert len(truth) == 41  # 40 videos and the table
-    rng = random.Random(7)
-    part = 0
+    rng, killed = random.Random(7), 0
     for trial in range(times):
-        for _ in range(2):
-            process = helpers.start(helpers.decode_all, tmp_path / f"s{trial}", tmp_path / "videos", names)
-            time.sleep(rng.uniform(0.4, 1.4))
-            process.kill()
-            process.join()
-            part += 0 < len(list((tmp_path / f"s{trial}").rglob("*.frames"))) < 40
-        helpers.finish(helpers.decode_all, tmp_path / f"s{trial}", tmp_path / "videos", names)
-        assert helpers.tree(tmp_path / f"s{trial}") == truth
-    assert part or times < 10
-    fault(f"kill -9 while videos are decoded, at random ({part} with a part done)", 2 * times, "nothing")
+        store = tmp_path / f"store{trial}"
+        call = helpers.decode_all, store, tmp_path / "videos", names
+        for count in sorted(rng.sample(range(1, 38), 2)):
+            killed += helpers.kill_at(count, store, *call)
+        helpers.finish(*call)
+        assert helpers.tree(store) == truth
+    assert killed > times
+    fault("kill -9 while videos are decoded, at a random one", killed, "nothing")
 
 
 def test_killed_preparation_ends_in_the_same_targets(tmp_path, times, fault):
     """Rendering, decoding, and running the teacher; the table differs, as the videos' times do."""
-    helpers.finish(helpers.prepare_all, TINY | {"outputs": tmp_path / "whole"}, tmp_path / "log")
-    whole = helpers.tree(tmp_path / "whole/tiny/data")  # the shared one may have more
-    truth = {k: v for k, v in whole.items() if not k.endswith("store.csv")}
+    log = tmp_path / "log"
+    helpers.finish(helpers.prepare_all, TINY | {"outputs": tmp_path / "whole"}, log)
+
+    def made(outputs) -> dict:
+        files = helpers.tree(tmp_path / outputs / "tiny/data")  # the shared one may have more
+        return {name: content for name, content in files.items() if not name.endswith("store.csv")}
+
+    truth = made("whole")
     assert sum(name.endswith(".npy") for name in truth) == 28
-    rng = random.Random(9)
-    trials, reached = max(2, times // 2), set()
-    for trial in range(trials):
-        given = TINY | {"outputs": tmp_path / str(trial)}
-        process = helpers.start(helpers.prepare_all, given, tmp_path / "log")
-        time.sleep(rng.uniform(0.5, 5))
-        process.kill()
-        process.join()
-        data = tmp_path / str(trial) / "tiny/data"
-        reached.add((data / "videos/demo.txt").exists() + any(data.rglob("*.npy")))
-        helpers.finish(helpers.prepare_all, given, tmp_path / "log")
-        assert {k: v for k, v in helpers.tree(data).items() if not k.endswith("store.csv")} == truth
-    assert len(reached) > 1 or trials < 6
-    fault("kill -9 while videos are rendered, decoded, or shown to the teacher", trials, "nothing")
+    rng, killed = random.Random(9), 0
+    for trial in range(max(3, times // 2)):  # at least once in each of the three
+        given, third = TINY | {"outputs": tmp_path / str(trial)}, len(truth) // 3
+        count = third * (trial % 3) + rng.randrange(third)
+        killed += helpers.kill_at(count, tmp_path / str(trial), helpers.prepare_all, given, log)
+        helpers.finish(helpers.prepare_all, given, log)
+        assert made(str(trial)) == truth
+    assert killed > trial / 2
+    fault("kill -9 while videos are rendered, decoded, or shown to the teacher", killed, "nothing")
 
 
 def test_crash_or_hang_costs_one_video(tmp_path, monkeypatch, fault):

@@ -1,5 +1,6 @@
 """A tiny grid through the real engine: two methods, two fractions, two seeds, and one cell that fails."""
 
+import itertools
 import os
 import re
 import shutil
@@ -45,9 +46,8 @@ def test_failing_cell(project):
     assert listed == [("train", "sd-30-seed1", str(notebook))]
     assert "RunError" in notebook.read_text()
     finished = results.find(outputs, "tiny")
-    finished = finished[finished.label_pct.isin([50, 30]) & finished.method.isin(["supervised", "sd"])]
     cells = set(zip(finished.method, finished.label_pct, finished.seed, strict=True))
-    assert len(cells & {(m, f, s) for m in ("supervised", "sd") for f in (50, 30) for s in (0, 1)}) == 7
+    assert len(cells & set(itertools.product(["supervised", "sd"], [50, 30], [0, 1]))) == 7
     assert (outputs / "tiny/grid/paper_figures.ipynb").exists()  # of what there is
 
     times = {path: path.stat().st_mtime_ns for path in outputs.glob("tiny/*/*/seed*/checkpoint.pt")}
@@ -63,19 +63,18 @@ def test_failing_cell(project):
     assert "Nothing to be done" in text
 
 
-def column(cells: grid.Grid, name: str) -> set:
-    return {cell[name] for cell in cells.cells.values()}
+@pytest.mark.parametrize(
+    ("dataset", "fractions"), [("ucf101", {5, 10, 20, 50}), ("hmdb51", {40, 50, 60}), ("demo", {10})]
+)
+def test_paper_grid(dataset, fractions):
+    cells = grid.Grid.of({"dataset": dataset}).cells
+    assert {cell["label_pct"] for cell in cells.values()} == fractions
+    assert len(cells) == len(fractions) * 7 * 3
 
 
-def test_paper_grid():
-    cells = grid.Grid.of({"dataset": "ucf101"})
-    assert column(cells, "label_pct") == {5, 10, 20, 50}
-    assert len(cells.cells) == 4 * 7 * 3
-    assert column(grid.Grid.of({"dataset": "hmdb51"}), "label_pct") == {40, 50, 60}
-    assert column(grid.Grid.of({"dataset": "demo"}), "label_pct") == {10}
-    empty = grid.Grid.of(
-        {"dataset": "demo", "methods": None, "seeds": "", "given": None}
-    )  # as make gives them
+def test_grid_by_words():
+    as_make_gives_them = {"dataset": "demo", "methods": None, "seeds": "", "given": None}
+    empty = grid.Grid.of(as_make_gives_them)
     assert empty.parameters(method="sd").method == "sd"
     assert len(empty.cells) == 7 * 3
     more = grid.Grid.of({"methods": "fixmatch", "seeds": "5"})
@@ -89,10 +88,10 @@ def test_words_quoted_and_filtered():
     given = "-p root '/my videos/ucf' -p steps 7 -p outputs '/my runs' -p num_workers 3"
     cells = grid.Grid.of({"dataset": "demo", "methods": "sd", "seeds": "0", "given": given})
     name = "sd-10-seed0"
-    which = {"dataset": "demo", "method": "sd", "label_pct": 10, "seed": 0}
     shared = {"outputs": "/my runs", "num_workers": 3}
-    assert execute.parse(cells.train(name)) == which | shared | {"root": "/my videos/ucf", "steps": 7}
-    assert execute.parse(cells.evaluate(name)) == which | shared
+    which = {"dataset": "demo", "method": "sd", "label_pct": 10, "seed": 0} | shared
+    assert execute.parse(cells.train(name)) == which | {"root": "/my videos/ucf", "steps": 7}
+    assert execute.parse(cells.evaluate(name)) == which
     assert execute.parse(cells.figures) == {"datasets": "demo"} | shared
     assert execute.parse(cells.prepare)["root"] == "/my videos/ucf"
     assert cells.parameters().steps == 7
@@ -119,11 +118,8 @@ def test_own_gpu_per_cell(tmp_path, monkeypatch):
         taken.append(os.environ.pop("CUDA_VISIBLE_DEVICES"))  # the next cell is another process
         with execute.one_gpu(tmp_path):
             taken.append(os.environ.pop("CUDA_VISIBLE_DEVICES"))
-            with (
-                pytest.raises(RuntimeError, match="all 2 GPUs of this machine are taken"),
-                execute.one_gpu(tmp_path),
-            ):
-                pass
+            with pytest.raises(RuntimeError, match="all 2 GPUs of this machine are taken"):
+                execute.one_gpu(tmp_path).__enter__()
     assert taken == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")  # a scheduler has chosen
     with execute.one_gpu(tmp_path):
@@ -139,17 +135,10 @@ def test_declared_grid():
     papers = {"supervised", "pseudo_label", "mean_teacher", "sd", "mt_sd", "s4l", "videossl"}
     assert {(c["method"], c["seed"]) for c in cells} >= {(m, s) for m in papers for s in (0, 1, 2)}
     assert {c["label_pct"] for c in every.cells.values() if c["method"] == "s4l"} >= {5, 10, 20, 50}
-    changed = {
-        "dataset": "ucf101_6",
-        "method": "videossl",
-        "label_pct": 10,
-        "seed": 1,
-        "variant": "T1",
-        "T": 1,
-    }
-    assert execute.parse(every.train("videossl@T1-10-seed1")) == changed
-    del changed["T"]  # what the run was trained with is its own record
-    assert execute.parse(every.evaluate("videossl@T1-10-seed1")) == changed
+    run = {"dataset": "ucf101_6", "method": "videossl", "label_pct": 10, "seed": 1, "variant": "T1"}
+    assert execute.parse(every.train("videossl@T1-10-seed1")) == run | {"T": 1}
+    # what the run was trained with is its own record
+    assert execute.parse(every.evaluate("videossl@T1-10-seed1")) == run
     for name in every.cells:
         params.load(**execute.parse(every.train(name)))  # every parameter exists and is in range
         params.load(params.WhichRun, **execute.parse(every.evaluate(name)))
@@ -179,9 +168,8 @@ def test_rest_leaves_out_published(tmp_path, monkeypatch):
 def test_cell_twice_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "ROOT", tmp_path)
     (tmp_path / "params/grids").mkdir(parents=True)
-    block = "methods: [sd], fractions: [10], seeds: [0]"
-    (tmp_path / "params/grids/mine.yaml").write_text(
-        f"dataset: demo\nruns: [{{{block}}}, {{{block}, T: 1}}]\n"
-    )
+    block = "- {methods: [sd], fractions: [10], seeds: [0]"
+    text = f"dataset: demo\nruns:\n{block}}}\n{block}, T: 1}}\n"
+    (tmp_path / "params/grids/mine.yaml").write_text(text)
     with pytest.raises(params.ParameterError, match="sd-10-seed0 twice: name a variant"):
         grid.Grid.of({"grid": "mine"})

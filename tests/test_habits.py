@@ -24,26 +24,25 @@ PACKAGES = ("videossl_core", "videossl_lab", "benchmarks")
 
 
 @pytest.fixture
-def lint(tmp_path):
-    """Run ``make lint`` in a small copy of the project. What is planted here fails before the type checker;
-    that the real project passes is for ``make test`` to see, which begins with it."""
+def copy(tmp_path) -> Path:
+    """A small copy of the project. What is planted there fails before the type checker; that the real project
+    passes is for ``make test`` to see, which begins with it."""
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
     for name in ("notebooks", *PACKAGES):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
 
-    def run() -> str:
-        command = ["make", "--old-file=.venv/ready", "lint", f"BIN={BIN}"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode != 0
-        return done.stdout + done.stderr
 
-    return run
+def failing(folder: Path, *command) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode != 0
+    return done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("what", ["output", "papermill", "format", "unused import"])
-def test_lint_refuses_notebook(lint, tmp_path, what):
-    path = tmp_path / "notebooks/evaluate.ipynb"
+def test_lint_refuses_notebook(copy, what):
+    path = copy / "notebooks/evaluate.ipynb"
     notebook = nbformat.read(path, 4)
     cell = next(c for c in notebook.cells if c.cell_type == "code")
     if what == "output":
@@ -53,18 +52,14 @@ def test_lint_refuses_notebook(lint, tmp_path, what):
     else:
         cell.source += {"format": "\nx = { 'a':1 }", "unused import": "\nimport os"}[what]
     nbformat.write(notebook, path)
-    assert "evaluate.ipynb" in lint()
+    assert "evaluate.ipynb" in failing(copy, "make", "--old-file=.venv/ready", "lint", f"BIN={BIN}")
 
 
 PLANTED = {
     "lab": ("videossl_core/losses", "from videossl_lab import plots", "losses -> videossl_lab.plots"),
     "matplotlib": ("videossl_core/losses", "import matplotlib.pyplot", "losses -> matplotlib"),
     "in a function": ("videossl_core/losses", "def f():\n    import IPython", "losses -> IPython"),
-    "circle": (
-        "videossl_core/losses",
-        "from videossl_core import methods",
-        "losses -> videossl_core.methods",
-    ),
+    "circle": ("videossl_core/losses", "from . import methods", "losses -> videossl_core.methods"),
     "circle in data": ("videossl_core/data/files", "from . import pool", "files -> videossl_core.data.pool"),
     "benchmarks": ("videossl_lab/films", "from benchmarks import bench", "films -> benchmarks.bench"),
     "new module": ("videossl_core/fresh", "", "- videossl_core.fresh"),
@@ -72,21 +67,11 @@ PLANTED = {
 
 
 @pytest.mark.parametrize(("module", "line", "message"), PLANTED.values(), ids=PLANTED.keys())
-def test_imports_go_one_way(tmp_path, module, line, message):
-    """Inside functions and for type checkers too; a new module needs its place in the order."""
-    for name in PACKAGES:
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    path = tmp_path / f"{module}.py"
-    path.write_text(f"{path.read_text() if path.exists() else ''}\n{line}\n")
-    done = subprocess.run([BIN / "lint-imports"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert message in done.stdout
-
-
-def modules() -> dict[str, Path]:
-    """By name; of two with the same name, that of the core."""
-    return {path.stem: path for name in reversed(PACKAGES) for path in (ROOT / name).rglob("[a-z]*.py")}
+def test_imports_go_one_way(copy, module, line, message):
+    """Inside functions too; a new module needs its place in the order."""
+    with open(copy / f"{module}.py", "a") as f:
+        f.write(f"\n{line}\n")
+    assert message in failing(copy, BIN / "lint-imports")
 
 
 def test_contributing_is_true():
@@ -94,7 +79,8 @@ def test_contributing_is_true():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     rows = re.findall(r"`(\w+)\.([A-Z]{4,})`", text)
     assert ("methods", "METHODS") in rows
-    paths = modules()
+    # by name; of two with the same name, that of the core
+    paths = {path.stem: path for name in reversed(PACKAGES) for path in (ROOT / name).rglob("[a-z]*.py")}
     for module, table in rows:
         dotted = ".".join(paths[module].relative_to(ROOT).with_suffix("").parts)
         assert isinstance(getattr(importlib.import_module(dotted), table), dict | tuple)
@@ -125,8 +111,7 @@ def test_citation():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {"cff-version", "message", "title", "authors"} <= cited.keys()  # what the format requires
-    assert cited["version"] == project["version"]
-    assert cited["license"] == project["license"]
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
     paper = cited["references"][0]
     assert [author["family-names"] for author in paper["authors"]] == ["Jing", "Parag", "Wu", "Tian", "Wang"]
     assert paper["url"].endswith("2003.00197")

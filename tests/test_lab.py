@@ -31,13 +31,10 @@ def test_make_lab(lab, tmp_path):
         while jupyter.port not in [address.port for address in listening]:
             assert time.monotonic() < until, listening
             time.sleep(0.2)
-            family = [jupyter.process, *psutil.Process(jupyter.process.pid).children(recursive=True)]
-            listening = [
-                c.laddr
-                for process in family
-                for c in psutil.Process(process.pid).net_connections()
-                if c.status == "LISTEN"
-            ]
+            process = psutil.Process(jupyter.process.pid)
+            family = [process, *process.children(recursive=True)]
+            connections = [connection for member in family for connection in member.net_connections()]
+            listening = [c.laddr for c in connections if c.status == "LISTEN"]
         assert {address.ip for address in listening} == {"127.0.0.1"}
         assert "/lab/tree/notebooks/tour.ipynb?token=" in (tmp_path / "log.txt").read_text()
 

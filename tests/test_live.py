@@ -3,6 +3,7 @@
 import itertools
 import re
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import nbformat
 import papermill
@@ -12,17 +13,8 @@ from videossl_core import params, progress
 from videossl_lab import live
 from videossl_lab.live import Line, Live
 
-ROW = {
-    "step": 10,
-    "lr": 0.05,
-    "seconds": 3.0,
-    "loss": 2.5,
-    "loss_supervised": 1.5,
-    "loss_distil": 1.0,
-    "confident_pct": 34.4,
-    "confident_top1": None,
-    "clips_per_s": 41.26,
-}
+LOSS = {"loss": 2.5, "loss_supervised": 1.5, "loss_distil": 1.0}
+ROW = {"step": 10, "lr": 0.05, "seconds": 3.0, **LOSS, "confident_pct": 34.4, "clips_per_s": 41.26}
 
 
 @pytest.fixture(autouse=True)
@@ -68,11 +60,8 @@ def test_track_shows_progress(clock, capsys):
         clock[0] += 6
         assert item in "abc"
     assert list(progress.track([], 0, "reading")) == []
-    assert capsys.readouterr().out.splitlines() == [
-        "reading: 1 of 3, 12 s left",
-        "reading: 2 of 3, 6 s left",
-        "reading: 3 of 3, 18 s",
-    ]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"reading: {text}" for text in ("1 of 3, 12 s left", "2 of 3, 6 s left", "3 of 3, 18 s")]
 
 
 def test_line_of_a_training(clock, capsys):
@@ -86,29 +75,19 @@ def test_line_of_a_training(clock, capsys):
     assert capsys.readouterr().out.startswith("training VideoSSL: 100 of 100, 5 h 1 min, loss 2.5 ")
 
 
-class Handle:
-    """Stands in for a display handle."""
-
-    def __init__(self):
-        self.updates = []
-
-    def update(self, shown, **options):
-        self.updates.append(shown)
-
-
 def test_watched_curves(clock, monkeypatch):
     """Earlier rows are drawn too. An evaluation is drawn at once, a row when 1/20 of the time allows it."""
     test = {"step": 20, "subset": "test", "clip_top1": 1.0, "video_top1": 2.0, "videos": 3}
     resumed = SimpleNamespace(log=[ROW | {"step": step} for step in (10, 20, 30)], metrics=[test])
-    handles, drawn = [], []
+    curves, line, drawn = Mock(), Mock(), []  # two display handles
     monkeypatch.setattr(live, "watched", lambda: True)
-    monkeypatch.setattr(live, "display", lambda *args, **options: handles.append(Handle()) or handles[-1])
+    monkeypatch.setattr(live, "display", Mock(side_effect=[curves, line]))
+    monkeypatch.setattr(live.plt, "close", lambda figure: None)
 
     def draw(log, metrics):
         clock[0] += 1
         drawn.append((list(log.step), list(metrics.step)))
 
-    monkeypatch.setattr(live.plt, "close", lambda figure: None)
     shown = Live(params.load(steps=300), draw, resumed)
     shown.add(resumed.log[-1])
     for step in (40, 50, 60):
@@ -116,26 +95,10 @@ def test_watched_curves(clock, monkeypatch):
         shown.add(ROW | {"step": step})
     shown.add(test | {"step": 60})
     shown.close()
-    assert drawn == [
-        ([10, 20, 30], [20]),
-        ([10, 20, 30, 40, 50], [20]),
-        ([10, 20, 30, 40, 50, 60], [20, 60]),
-    ]
-    curves, line = handles
-    assert len(curves.updates) == 4  # the last one takes the picture away
-    assert [u["text/plain"].split(",")[0] for u in line.updates] == [
-        f"training VideoSSL: {step} of 300" for step in (30, 40, 50, 60)
-    ]
-
-
-def notebook(tmp_path, code: str) -> nbformat.NotebookNode:
-    """This code in a notebook, executed by papermill."""
-    cells = [nbformat.v4.new_code_cell(text) for text in code.split("\n\n")]
-    source = nbformat.v4.new_notebook(cells=cells)
-    source.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
-    nbformat.write(source, tmp_path / "in.ipynb")
-    papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", progress_bar=False)
-    return nbformat.read(tmp_path / "out.ipynb", 4)
+    assert drawn == [([10, 20, 30], [20]), ([10, 20, 30, 40, 50], [20]), ([10, 20, 30, 40, 50, 60], [20, 60])]
+    assert curves.update.call_count == 4  # the last one takes the picture away
+    lines = [call.args[0]["text/plain"].split(",")[0] for call in line.update.call_args_list]
+    assert lines == [f"training VideoSSL: {step} of 300" for step in (30, 40, 50, 60)]
 
 
 LONG = """
@@ -160,9 +123,12 @@ print(live.watched())
 @pytest.mark.slow
 def test_long_training_small_notebook(tmp_path):
     """200,000 steps, 20,000 rows of log and 1,000 evaluations. Papermill is nobody who watches."""
-    done = notebook(tmp_path, LONG)
+    source = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in LONG.split("\n\n")])
+    source.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
+    nbformat.write(source, tmp_path / "in.ipynb")
+    papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", progress_bar=False)
     assert (tmp_path / "out.ipynb").stat().st_size < 1e6
-    trained, drawn, watched = done.cells
+    trained, drawn, watched = nbformat.read(tmp_path / "out.ipynb", 4).cells
     assert {(o.output_type, o.name) for o in trained.outputs} == {("stream", "stdout")}
     lines = "".join(o.text for o in trained.outputs).splitlines()
     assert len(lines) <= 22

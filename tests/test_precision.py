@@ -140,7 +140,7 @@ def test_changed_format_warns_on_resume(half, monkeypatch):
     p = half()
     stop_at(p, 3)
     monkeypatch.setattr(precision, "fastest", lambda device: "fp32")
-    with pytest.warns(UserWarning, match=r"trained with precision .*'bf16'.*, resumes with .*'fp32'"):
+    with pytest.warns(UserWarning, match=r"trained with precision .*'bf16'.*machine now give .*'fp32'"):
         assert training.train(p).finished
 
 

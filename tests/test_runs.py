@@ -4,7 +4,7 @@ import signal
 
 import pytest
 import torch
-from support.helpers import same, without_times
+from support.helpers import same, stop_at, without_times
 
 from videossl_core import prepare, runs, training
 from videossl_core.runs import RunError
@@ -15,40 +15,23 @@ def trained(p) -> dict:
     return training.train(p).read_checkpoint()
 
 
-class Stopped(Exception):
-    pass
-
-
-def stop_at(p, step: int) -> runs.Run:
-    """Train until the row of this step, then leave the loop by an error."""
-
-    def train() -> None:
-        with runs.open(p) as run:
-            for row in run.record(Trainer(p, prepare.prepare(p))):
-                if row["step"] == step:
-                    raise Stopped
-
-    with pytest.raises(Stopped):
-        train()
-    assert not runs.Run(p.run_dir).finished
-    return runs.Run(p.run_dir)
+def resumed(p) -> list[int]:
+    """Train; returns the steps that were left to do."""
+    with runs.open(p) as run:
+        return [row["step"] for row in run.record(Trainer(p, prepare.prepare(p))) if "loss" in row]
 
 
 @pytest.mark.parametrize("method", ["videossl", "mt_sd", "s4l"])
 def test_resumed_equals_uninterrupted(tiny, method):
     whole = trained(tiny(method=method, seed=1))
     p = tiny(method=method, seed=1, outputs=tiny().outputs.parent / "again")
-    run = stop_at(p, 3)
+    run = stop_at(p, 3, ValueError)
     assert run.read_checkpoint()["step"] == 3  # what was trained is saved when the loop is left
-    steps = []
-    with runs.open(p) as run:
-        assert run.status == "resumed"
-        steps = [row["step"] for row in run.record(Trainer(p, prepare.prepare(p))) if "loss" in row]
-    assert steps == [4]
+    assert resumed(p) == [4]
     assert same(without_times(run.read_checkpoint()), without_times(whole))
 
 
-def test_interrupt_ends_after_a_whole_step(tiny):
+def test_interrupt_after_whole_step(tiny):
     """The stop button takes effect between two steps, and the same again goes on from there."""
     p = tiny(method="mt_sd", seed=2)
     whole = trained(p.but(variant="whole"))
@@ -96,6 +79,7 @@ def test_checkpoint_between_log_rows(tiny):
 
 
 def test_finished_run_is_left_alone(tiny, monkeypatch):
+    """And its checkpoint holds nothing but tensors and plain containers."""
     run = training.train(tiny())
     before = run.checkpoint.stat().st_mtime_ns
     monkeypatch.setattr(training, "prepare", lambda *_, **__: pytest.fail("started again"))
@@ -103,11 +87,7 @@ def test_finished_run_is_left_alone(tiny, monkeypatch):
     with runs.open(tiny()) as run:
         assert list(run.record(None)) == []
     assert run.checkpoint.stat().st_mtime_ns == before
-
-
-def test_checkpoint_holds_no_code(tiny):
-    """weights_only loading refuses anything but tensors and plain containers."""
-    assert torch.load(training.train(tiny()).checkpoint, weights_only=True)["step"] == 4
+    assert torch.load(run.checkpoint, weights_only=True)["step"] == 4
 
 
 def test_other_parameters_are_refused(tiny):
@@ -132,14 +112,12 @@ def test_interrupted_overwrite_is_resumed(tiny):
     training.train(tiny(lr=0.5))
     p = tiny(overwrite=True)
     stop_at(p, 3)
-    for expected in ([4], [1, 2, 3, 4]):
-        with runs.open(p) as run:
-            rows = list(run.record(Trainer(p, prepare.prepare(p))))
-        assert [row["step"] for row in rows if "loss" in row] == expected
+    assert resumed(p) == [4]
+    assert resumed(p) == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("given", [{"overwrite": True}, {"resume": "never"}, {"lr": 0.5, "overwrite": True}])
-def test_what_cannot_start_removes_nothing(tiny, monkeypatch, given):
+def test_failed_start_removes_nothing(tiny, monkeypatch, given):
     run = training.train(tiny())
     before = {name: (run.folder / name).read_bytes() for name in runs.FILES}
 
@@ -152,36 +130,34 @@ def test_what_cannot_start_removes_nothing(tiny, monkeypatch, given):
     assert {name: (run.folder / name).read_bytes() for name in runs.FILES} == before
 
 
-def test_new_run_replaces_its_own_files_only(tiny):
+def test_new_run_keeps_other_files(tiny):
     run = training.train(tiny())
     (run.folder / "notes.txt").write_text("mine")
-    assert {path.name for path in run.folder.iterdir()} == {*runs.FILES, "notes.txt", ".lock"}
+    before = {path.name for path in run.folder.iterdir()}
     training.train(tiny(overwrite=True))
-    assert {path.name for path in run.folder.iterdir()} == {*runs.FILES, "notes.txt", ".lock"}
+    assert before == {path.name for path in run.folder.iterdir()} == {*runs.FILES, "notes.txt", ".lock"}
 
 
-def unfinished(run: runs.Run) -> None:
+@pytest.fixture
+def unfinished(tiny) -> runs.Run:
+    """A run at its last step, not marked as finished."""
+    run = training.train(tiny())
     facts = run.read_provenance()
     facts.pop("finished")
     run.write_provenance(facts)
+    return run
 
 
-def test_changed_split_is_refused(tiny):
-    p = tiny()
-    run = training.train(p)
-    unfinished(run)
-    split = run.read_split()
+def test_changed_split_is_refused(tiny, unfinished):
+    split = unfinished.read_split()
     split.loc[split.role == "unlabelled", "role"] = "labelled"  # more labels than claimed
-    run.split.write_text(runs.splits.to_csv(split))
+    unfinished.split.write_text(runs.splits.to_csv(split))
     with pytest.raises(RunError, match=r"another split.*14 videos changed.*role was labelled and is now unl"):
-        training.train(p)
+        training.train(tiny())
 
 
-def test_other_draw_is_refused_not_followed(tiny, monkeypatch):
-    p = tiny()
-    run = training.train(p)
-    unfinished(run)
-    split = run.read_split()
+def test_other_draw_is_refused(tiny, unfinished, monkeypatch):
+    p, split = tiny(), unfinished.read_split()
     swapped = split.assign(role=split.role.replace({"labelled": "unlabelled", "unlabelled": "labelled"}))
     monkeypatch.setattr(prepare.splits, "make_split", lambda *_: swapped)
     with pytest.raises(RunError, match=r"28 videos changed, such as train/.*mp4, whose role was"):
@@ -192,39 +168,34 @@ def test_other_draw_is_refused_not_followed(tiny, monkeypatch):
         training.train(p)
     monkeypatch.undo()
     assert training.train(p).finished
-    assert [r["step"] for r in run.read_provenance()["resumed"]] == [4]
+    assert [r["step"] for r in unfinished.read_provenance()["resumed"]] == [4]
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("classes", [f"c{i}" for i in range(14)], "class 0 = c0, the data now give clock_falls"),
-        ("teacher", "teacher-resnet50-0123456789ab", "teacher = teacher-resnet50-0123456789ab, the data now"),
+        ("classes", [f"c{i}" for i in range(14)], "class 0 = c0, the data and machine now give clock_falls"),
+        ("teacher", "teacher-resnet50-0123456789ab", "teacher = teacher-resnet50-0123456789ab, the data and"),
         ("videos_sha256", "0" * 64, "videos_sha256 = 000"),
         ("split_sha256", "0" * 64, "split_sha256 = 000"),
     ],
 )
-def test_checkpoint_of_other_data_is_refused(tiny, name, value, message):
-    p = tiny()
-    run = training.train(p)
-    unfinished(run)
-    torch.save(run.read_checkpoint() | {name: value}, run.checkpoint)
+def test_checkpoint_of_other_data_is_refused(tiny, unfinished, name, value, message):
+    torch.save(unfinished.read_checkpoint() | {name: value}, unfinished.checkpoint)
     with pytest.raises(RunError, match=message):
-        training.train(p)
+        training.train(tiny())
 
 
-def test_damaged_checkpoint_is_named(tiny):
-    run = training.train(tiny())
+def test_damaged_checkpoint_is_named(tmp_path):
+    run = runs.Run(tmp_path)
+    run.write_checkpoint({"step": 1, "log": [], "metrics": [], "model": {"w": torch.ones(1000)}})
     run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:1000])
     with pytest.raises(RunError, match=r"checkpoint.pt: not a readable checkpoint"):
         run.read_checkpoint()
 
 
-def test_two_processes_never_train_one_run(tiny):
+def test_one_process_per_run(tiny):
     p = tiny()
-    with (
-        runs.exclusively(p.run_dir),
-        pytest.raises(RunError, match="another process trains this run now"),
-    ):
+    with runs.exclusively(p.run_dir), pytest.raises(RunError, match="another process trains this run now"):
         training.train(p)
     assert training.train(p).finished

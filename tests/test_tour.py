@@ -15,7 +15,7 @@ from test_notebooks import check_pictures, outputs, pictures, shown
 
 from videossl_core import models, params
 from videossl_core.params import ROOT
-from videossl_lab import charts, tour
+from videossl_lab import charts, notebook, tour
 
 CLASSES = ["clock_rises", "clock_falls", "daisy_rises"]
 LOGITS = [[4.0, 0.0, 0.0], [9.0, 1.0, 0.0], [1.0, 0.5, 0.0], [0.0, 6.0, 1.0]]
@@ -86,8 +86,7 @@ def test_confidence_chart(delta, T, sure, right):
 
 @pytest.mark.parametrize("target", ["literal", "one_hot"])
 def test_targets_chart(target):
-    options = {"delta": 0.95, "T": 10, "confident_target": target}
-    figure = charts.targets_chart(clips(), logits(), CLASSES, [1, 2], **options)
+    figure = charts.targets_chart(clips(), logits(), CLASSES, [1, 2], 0.95, 10, target)
     sure, unsure = figure.axes[:3], figure.axes[3:]
     p, q = softmax(LOGITS[1]), softmax(LOGITS[2])
     assert widths(sure[1]) == pytest.approx([*p, 1, *(p[1:] if target == "literal" else (0, 0))])
@@ -191,6 +190,14 @@ def test_slider_redraws_picture(monkeypatch):
     assert plt.get_fignums() == []
 
 
+@pytest.mark.parametrize("given", [{"method": "sd"}, {"confident_target": "one_hot"}, {"precision": "bf16"}])
+def test_other_equations_are_refused(given):
+    """What the loop does not do, the tour's parameters do not promise."""
+    assert params.load(notebook.TourParams, steps=4).method == "videossl"
+    with pytest.raises(params.ParameterError, match=next(iter(given))):
+        params.load(notebook.TourParams, **given)
+
+
 def solved(path):
     """The tour with each solution in a cell of its own behind the exercise."""
     book = nbformat.read(path, 4)
@@ -231,8 +238,16 @@ def test_notebook_and_its_solutions(project):
     done.cells = [c for c in done.cells if c not in cells]
     assert len(pictures(done)) == 9
     assert len(nbformat.writes(done)) < 2e6
+    texts = shown(done)
+    for name in ("supervised_loss", "pseudo_labels", "distillation_loss", "lambda_u", "total_loss"):
+        assert re.search(
+            rf"<details><summary>[^<]*\b{name}\b[^<]*</summary>\n\n```python\n.*def {name}\(", texts, re.S
+        )
+    assert texts.count("by the function") == 2 * 4  # as text and as HTML: equations 1, 3, 4 and 5
+    assert "'clips': (4, 3, 8, 24, 24)" in texts
+    assert "'L_s': (2,), 'L_u': (2,), 'L_d': (4,), 'loss': ()" in texts.replace("\n ", "")
     html = "".join(output.get("data", {}).get("text/html", "") for output in outputs(done))
     assert html.count("Drawn for ") == 5  # readable without a kernel
     assert html.count("<video") == 8
-    assert "VBox" not in shown(done)
+    assert "VBox" not in texts
     assert not re.search(r'src="(?!data:)', html)

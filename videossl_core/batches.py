@@ -46,7 +46,10 @@ class Batches(Dataset):
         self.n_labelled, self.n_unlabelled = map(len, rows)
         self.k = method.labelled_clips(p.batch_size)
         self.u = p.batch_size - self.k
-        ranks.check_shares({"labelled": self.k, "unlabelled": self.u})
+        for clips, name in ((self.k, "labelled"), (self.u, "unlabelled")):
+            if clips % ranks.count:
+                what = f"its {clips} {name} clips cannot be shared by {ranks.count} processes"
+                raise ValueError(f"batch_size = {p.batch_size}: {what}; take a multiple")
         # every n-th clip of the labelled half and of the other, for n divides both
         self.mine = range(ranks.rank, p.batch_size, ranks.count)
         if not self.n_labelled:
@@ -132,10 +135,5 @@ def loader(dataset: Dataset, p: Params, device: str, **options) -> DataLoader:
     workers = p.num_workers if p.num_workers is not None else (0 if device == "cpu" else 4)
     # an item of Batches is a batch already
     options |= {"batch_size": None} if isinstance(dataset, Batches) else {"collate_fn": _collate}
-    return DataLoader(
-        dataset,
-        num_workers=workers,
-        multiprocessing_context="forkserver" if workers else None,
-        pin_memory=device.startswith("cuda"),
-        **options,
-    )
+    options |= {"num_workers": workers, "multiprocessing_context": "forkserver" if workers else None}
+    return DataLoader(dataset, pin_memory=device.startswith("cuda"), **options)

@@ -1,7 +1,6 @@
 """Where a run computes: the device, its name, the same bits each time, and a stop button that waits."""
 
 import os
-import platform
 import signal
 import threading
 from collections.abc import Iterator
@@ -18,18 +17,6 @@ def device(p: Bookkeeping) -> str:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     return f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" and "LOCAL_RANK" in os.environ else name
-
-
-def machine(device: str) -> str:
-    """The name of the processor that computes."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    try:
-        with open("/proc/cpuinfo") as f:
-            name = next(line.split(":")[1].strip() for line in f if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 @contextmanager

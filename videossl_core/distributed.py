@@ -1,8 +1,7 @@
 """Training by several processes, on one machine or many, as ``torchrun`` starts them.
 
 Every process takes its share of each batch, so that the batch, its halves and the schedule stay those of one
-process. PyTorch's own engine does the work (DDP, torchrun). Batch norm runs over the clips of all processes
-on GPUs (PyTorch's SyncBatchNorm), and over each process's own clips on CPUs.
+process. Batch norm runs over the clips of all processes on GPUs, and over each process's own on CPUs.
 """
 
 import os
@@ -34,8 +33,8 @@ class Ranks:
         """Mean over the processes of each value; not finite if any is not."""
         if self.count == 1:
             return values
-        total = torch.tensor(list(values.values()), dtype=torch.float64)
-        total = total if dist.get_backend() == "gloo" else total.cuda()
+        device = "cpu" if dist.get_backend() == "gloo" else "cuda"
+        total = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
         dist.all_reduce(total)
         return dict(zip(values, (total / self.count).tolist(), strict=True))
 
@@ -51,18 +50,8 @@ class Ranks:
         """The first process's value."""
         return self.gather(value)[0]
 
-    def check_shares(self, halves: dict[str, int]) -> None:
-        """Raises ValueError if a part of the batch cannot be shared out evenly."""
-        for name, clips in halves.items():
-            if clips % self.count:
-                raise ValueError(
-                    f"batch_size: its {clips} {name} clips cannot be shared by {self.count} processes; "
-                    "take a multiple"
-                )
-
     def share_statistics(self, network: nn.Module) -> None:
-        """Take the first process's batch-norm statistics, which are the ones that are saved: without
-        SyncBatchNorm each process has its own."""
+        """Take the first process's batch-norm statistics, the ones that are saved; on CPUs they differ."""
         if self.count > 1:
             for buffer in network.buffers():
                 dist.broadcast(buffer, 0)
@@ -71,10 +60,9 @@ class Ranks:
         """The network for the forward pass, whose backward pass averages gradients over the processes."""
         if self.count == 1:
             return network
-        on_gpu = device.startswith("cuda")
-        if sync_batch_norm and on_gpu:
+        ids = [torch.device(device)] if device.startswith("cuda") else None
+        if sync_batch_norm and ids:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # keeps the parameters themselves
-        ids = [torch.device(device)] if on_gpu else None
         return nn.parallel.DistributedDataParallel(network, ids, gradient_as_bucket_view=True)
 
 

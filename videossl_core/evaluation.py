@@ -103,16 +103,3 @@ def evenly_spaced(rows: pd.DataFrame, n: int) -> pd.DataFrame:
     if len(rows) <= n:
         return rows
     return rows.iloc[np.linspace(0, len(rows) - 1, n).round().astype(int)]
-
-
-def compare(recorded: pd.DataFrame, now: pd.DataFrame) -> str:
-    """How far two tables of predictions for the same videos differ, in a sentence."""
-    both = recorded.merge(now, on="video", suffixes=("_recorded", "_now"))
-    if len(both) < max(len(recorded), len(now)):
-        return f"only {len(both)} of {len(recorded)} recorded and {len(now)} predicted videos are the same"
-    changed = int((both.video_pred_recorded != both.video_pred_now).sum())
-    far = float((both.video_confidence_recorded - both.video_confidence_now).abs().max())
-    return (
-        f"{changed} of {len(both)} videos have another predicted class than on record; "
-        f"confidences differ by {far:.1e} at most"
-    )

@@ -100,7 +100,7 @@ class Method:
     @property
     def averages(self) -> bool:
         """Is there an averaged network beside the one that is trained?"""
-        return "other" in self.needs
+        return any(NEEDS[name].averaged for name in self.needs)
 
     def heads(self, classes: int, teacher_classes: int) -> dict[str, int]:
         """The network's outputs: p(x), and q(v) or the rotation where a loss needs it."""
@@ -129,20 +129,19 @@ METHODS: dict[str, Method] = {
 
 
 def forward(network: nn.Module, ema: nn.Module | None, batch: Batch, method: Method, p: Params) -> Outputs:
-    """One pass over all clips of the batch and the views that the method's losses need.
-
-    Mean teacher's averaged network ``ema`` sees other crops of the same clips, without gradients.
-    """
-    functions = {name: NEEDS[name].views for name in method.needs}
-    views = {name: function(batch, p) for name, function in functions.items() if function}
+    """One pass over all clips of the batch and the views that the method's losses need."""
+    rows = {name: NEEDS[name] for name in method.needs}
+    views = {name: row.views(batch, p) for name, row in rows.items() if row.views}
+    clips = torch.cat([batch["clips"], *views.values()]) if views else batch["clips"]
     sizes = [len(batch["clips"]), *map(len, views.values())]
     out: Outputs = {}
-    for head, logits in network(torch.cat([batch["clips"], *views.values()])).items():
+    for head, logits in network(clips).items():
         out[head], *more = logits.split(sizes)
         out |= {f"{name}_{head}": part for name, part in zip(views, more, strict=True)}
-    if ema is not None:
-        with torch.no_grad():
-            out["ema_classes"] = ema(batch.get("other", batch["clips"]))["classes"]
+    with torch.no_grad():
+        for row in rows.values():
+            if row.averaged and ema is not None:
+                out |= row.averaged(ema, batch)
     return out
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from videossl_core import sampling
 from videossl_core.params import Params
@@ -48,12 +48,14 @@ class Need:
 
     ``draw`` gives what the batch holds of one clip under the need's name, or None for a clip without it.
     ``views`` gives further clips for the one forward pass; their outputs are ``<need>_<head>``.
+    ``averaged`` gives outputs of the averaged network (mean teacher); it gets no gradient.
     ``heads`` are the network's further heads, name -> outputs, for a teacher of M classes.
     ``passes`` is what it adds to the cost of a step, in forward and backward passes over the batch.
     """
 
     draw: Callable[[Clip], Tensor | None] = lambda clip: None
     views: Callable[[Batch, Params], Tensor] | None = None
+    averaged: Callable[[nn.Module, Batch], Outputs] | None = None
     heads: Callable[[int], dict[str, int]] = lambda teacher_classes: {}
     passes: Callable[[Params], float] = lambda p: 0.0
 
@@ -107,10 +109,15 @@ def _rotation_passes(p: Params) -> float:
     return (3 if p.s4l_rotations == "all" else 1) * (1 if p.s4l_rotate_on == "both" else 0.5)
 
 
+def _of_average(ema: nn.Module, batch: Batch) -> Outputs:
+    """Mean teacher sees another crop of the same clips, or the same one."""
+    return {"ema_classes": ema(batch.get("other", batch["clips"]))["classes"]}
+
+
 NEEDS: dict[str, Need] = {
     "unlabelled": Need(),  # half of the batch (3.2)
     "teacher": Need(_teacher, heads=lambda teacher_classes: {"embedding": teacher_classes}),
-    "other": Need(_other_crop, passes=lambda p: 1 / 3),  # a forward pass alone, of the averaged network
+    "other": Need(_other_crop, averaged=_of_average, passes=lambda p: 1 / 3),  # a forward pass alone
     "strong": Need(_strong_view, views=lambda batch, p: batch["strong"], passes=lambda p: 0.5),
     "turn": Need(_turn, views=_turned, heads=lambda _: {"rotation": 4}, passes=_rotation_passes),
 }

@@ -93,6 +93,11 @@ def choose_labels(p: Params, index: datasets.Index, rejected: pd.Series) -> pd.D
     return split
 
 
+def run_teacher(p: Params, store: FrameStore, split: pd.DataFrame) -> teacher.Targets:
+    """The teacher's softmax for all training videos (3.3)."""
+    return teacher.build_targets(p, store, list(split.video[split.role != "test"]), devices.device(p))
+
+
 def prepare(p: Params, with_teacher: bool | None = None, split: pd.DataFrame | None = None) -> Data:
     """The four steps: index, decode, label split, teacher; whatever is on disk already is used.
 
@@ -116,6 +121,4 @@ def prepare(p: Params, with_teacher: bool | None = None, split: pd.DataFrame | N
     split = split[~split.video.isin(rejected.video)]
     if with_teacher is None:
         with_teacher = "teacher" in methods.METHODS[p.method].needs
-    videos = list(split.video[split.role != "test"])
-    targets = teacher.build_targets(p, store, videos, devices.device(p)) if with_teacher else None
-    return Data(index, store, split, rejected, targets)
+    return Data(index, store, split, rejected, run_teacher(p, store, split) if with_teacher else None)

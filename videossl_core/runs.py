@@ -117,7 +117,7 @@ class OpenRun(Run):
         self.look()
 
     def look(self) -> None:
-        """Find out which of the three it is; every process gets the first one's answer."""
+        """Which of the three is it? Every process gets the first one's answer."""
         self.status = self.ranks.broadcast(self._status() if self.ranks.first else "new")
 
     @property
@@ -146,12 +146,9 @@ class OpenRun(Run):
         return "finished" if super().finished else "resumed"
 
     def record(self, trainer) -> Generator[dict]:
-        """Train, save, and yield the trainer's rows; the run is finished after the last one.
+        """Train, save, and yield the rows of a ``training.Trainer``; the run is finished after the last.
 
         What was trained is saved when the loop over the rows is left early or interrupted, too.
-
-        Args:
-            trainer: a ``training.Trainer``.
 
         Raises:
             RunError: the split, classes, videos or teacher are not those that the run started with.
@@ -181,13 +178,9 @@ class OpenRun(Run):
                 self._save(trainer)
             raise
         if self.ranks.first:
-            facts = {
-                "train_seconds": round(trainer.seconds, 1),
-                "processes": self.ranks.count,
-                "rejected": len(trainer.data.rejected),
-                "finished": provenance.now(),
-            }
-            self.write_provenance(self.read_provenance() | facts)
+            counts = {"processes": self.ranks.count, "rejected": len(trainer.data.rejected)}
+            times = {"train_seconds": round(trainer.seconds, 1), "finished": provenance.now()}
+            self.write_provenance(self.read_provenance() | counts | times)
         self.status = "finished"
 
     def _load_or_start(self, trainer) -> None:
@@ -218,18 +211,15 @@ class OpenRun(Run):
         if missing := [name for name in trainer.state_dict() if name not in checkpoint]:
             raise RunError(f"{self.checkpoint} has no {', '.join(missing)}; start again with resume = never")
         for name, now in trainer.facts().items():
-            was = checkpoint[name]
-            if was == now:
-                continue
-            if name == "precision":
-                warnings.warn(
-                    f"{self.folder}: trained with precision {was}, resumes with {now}", stacklevel=2
-                )
+            if (was := checkpoint[name]) == now:
                 continue
             if name == "classes" and len(was) == len(now):
                 i = next(i for i in range(len(now)) if was[i] != now[i])
                 name, was, now = f"class {i}", was[i], now[i]
-            raise RunError(f"{self.checkpoint} was trained with {name} = {was}, the data now give {now}")
+            what = f"{self.checkpoint} was trained with {name} = {was}, the data and machine now give {now}"
+            if name != "precision":
+                raise RunError(what)
+            warnings.warn(what, stacklevel=2)
 
     def _describe(self, trainer) -> None:
         """Write what the run is before its first step, in place of whatever run was there."""
@@ -238,8 +228,8 @@ class OpenRun(Run):
         split = trainer.data.split
         files.write_text(self.split, splits.to_csv(split))
         facts = {"started": provenance.now(), "split_sha256": splits.split_hash(split), "seed": self.p.seed}
-        facts["precision"] = str(trainer.precision)
-        self.write_provenance(facts | provenance.surroundings(trainer.device))
+        surroundings = {"precision": str(trainer.precision)} | provenance.surroundings(trainer.device)
+        self.write_provenance(facts | surroundings)
         files.write_text(self.params, json.dumps(self.p.model_dump(mode="json"), indent=1) + "\n")
 
     def _save(self, trainer) -> None:

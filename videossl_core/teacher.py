@@ -124,11 +124,10 @@ class Targets:
 
     def complete(self, video: str, frames: int, source: Path) -> bool:
         """Is there a whole file of targets, made after the frames that it is about?"""
-        try:
-            stat = self.path(video).stat()
-        except FileNotFoundError:
+        if not self.path(video).exists():
             return False
         size = 128 + 2 * frames * len(IMAGENET_CLASSES)  # header of a .npy file, then float16
+        stat = self.path(video).stat()
         return stat.st_size == size and stat.st_mtime_ns >= source.stat().st_mtime_ns
 
 
@@ -141,7 +140,7 @@ def build_targets(p: Params, store: FrameStore, videos: list[str], device: str) 
     classifier = Classifier(p.teacher, p.teacher_weights).to(device)
     folder = store.folder / f"teacher-{p.teacher}-{classifier.weights_hash[:12]}"
     targets = Targets(folder, store.settings.teacher_stride)
-    counts = _frames_to_see(store, videos)
+    counts = frames_to_see(store, videos)
 
     def missing() -> list[str]:
         return [v for v, n in counts.items() if not targets.complete(v, n, store.path(v))]
@@ -159,17 +158,6 @@ def build_targets(p: Params, store: FrameStore, videos: list[str], device: str) 
     return targets
 
 
-def mean_softmax(p: Params, store: FrameStore, videos: list[str], device: str) -> np.ndarray:
-    """(videos, M) float32: the teacher's mean softmax over three frames, spread over each video."""
-    classifier = Classifier(p.teacher, p.teacher_weights).to(device)
-    counts = _frames_to_see(store, videos)
-    means = []
-    for video in track(videos, len(videos), f"the teacher looks at three frames a video ({p.teacher})"):
-        spread = ((np.arange(3) + 0.5) / 3 * counts[video]).astype(int)
-        means.append(classifier.look(store, video, spread).mean(0))
-    return torch.stack(means).cpu().numpy()
-
-
-def _frames_to_see(store: FrameStore, videos: list[str]) -> pd.Series:
-    """How many frames of each video the store holds for the teacher."""
+def frames_to_see(store: FrameStore, videos: list[str]) -> pd.Series:
+    """By video, how many frames the store holds for the teacher."""
     return -(-store.table.frames.loc[videos].astype(int) // store.settings.teacher_stride)

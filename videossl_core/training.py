@@ -58,9 +58,8 @@ class Trainer:
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), p.lr, p.momentum, dampening=p.dampening, weight_decay=p.weight_decay
         )
-        self.scaler = torch.amp.GradScaler(
-            torch.device(self.device).type, enabled=self.precision.dtype == "fp16"
-        )
+        half = self.precision.dtype == "fp16"
+        self.scaler = torch.amp.GradScaler(torch.device(self.device).type, enabled=half)
         self.step_number, self.seconds = 0, 0.0
         self.window: list[dict[str, float]] = []  # what the next row of the log is the mean of
         self.log: list[dict] = []
@@ -89,7 +88,9 @@ class Trainer:
         values = self.ranks.mean(log_values(loss, parts, out, batch, p))
         overflow = self.scaler.is_enabled() and self.scaler.get_scale() > 1 and math.isfinite(values["loss"])
         if not overflow:  # fp16 skips a step whose gradients overflow, and lowers its scale
-            check_step(step, values, self.network)
+            check_loss(step, values)
+            gradients = {n: w.grad for n, w in self.network.named_parameters() if w.grad is not None}
+            check_finite(gradients, f"step {step}: the gradient of")
 
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -153,17 +154,15 @@ class Trainer:
             final = subset == "test" and self.step_number == p.steps
             videos = self.data.rows(subset)
             videos = videos[videos.label >= 0]  # nobody knows the class of a user's unlabelled videos
-            if not final:
-                videos = evaluation.evenly_spaced(videos, p.eval_videos)
+            videos = videos if final else evaluation.evenly_spaced(videos, p.eval_videos)
             if videos.empty:
                 continue
             with reproducible(p.deterministic):
                 predictions = evaluation.predict(
                     network, p, videos, self.data.classes, self.data.store, self.device, self.ranks
                 )
-            rows.append(
-                {"step": self.step_number, "subset": subset, **predictions.top1(), "videos": len(videos)}
-            )
+            facts = {"step": self.step_number, "subset": subset}
+            rows.append(facts | predictions.top1() | {"videos": len(videos)})
             if final:
                 self.test_predictions = predictions
         self.metrics += rows
@@ -171,35 +170,30 @@ class Trainer:
 
     def facts(self) -> dict:
         """What must be the same when training resumes."""
-        layers = {"dtype": self.precision.dtype, "fp32_layers": self.precision.fp32_layers}
-        return self.data.facts() | {"method": self.p.method, "precision": layers}
+        precision = {"dtype": self.precision.dtype, "fp32_layers": self.precision.fp32_layers}
+        return self.data.facts() | {"method": self.p.method, "precision": precision}
 
     def state_dict(self) -> dict:
         """All that resuming needs, as tensors and plain containers."""
         parts = {n: None if part is None else part.state_dict() for n, part in self._parts().items()}
-        counts = {"step": self.step_number, "seconds": self.seconds, "window": self.window}
-        return counts | {"metrics": self.metrics, "log": self.log} | parts | self.facts()
+        rows = {"metrics": self.metrics, "log": self.log, "window": self.window}
+        return {"step": self.step_number, "seconds": self.seconds} | rows | parts | self.facts()
 
     def load_state_dict(self, state: dict) -> None:
         for name, part in self._parts().items():
             if part is not None:
                 part.load_state_dict(state[name])
         self.step_number, self.seconds = state["step"], state["seconds"]
-        self.log, self.metrics, self.window = (list(state[name]) for name in ("log", "metrics", "window"))
+        # in place: they may be on show
+        self.log[:], self.metrics[:], self.window[:] = state["log"], state["metrics"], state["window"]
 
     def _parts(self) -> dict:
-        parts = {"model": self.network, "optimizer": self.optimizer, "scaler": self.scaler}
-        return parts | {"ema": self.ema}
+        return {"model": self.network, "optimizer": self.optimizer, "scaler": self.scaler, "ema": self.ema}
 
     def check_weights(self) -> None:
-        """Before a checkpoint: a step can make infinite weights of finite gradients.
-
-        Raises:
-            FloatingPointError: names the step and the parameters or batch-norm statistics.
-        """
+        """Before a checkpoint: a step can make infinite weights of finite gradients."""
         values = {n: v for n, v in self.network.state_dict().items() if v.is_floating_point()}
-        if bad := _not_finite(values):
-            raise FloatingPointError(f"after step {self.step_number}: the weights of {bad} are not finite")
+        check_finite(values, f"after step {self.step_number}: the weight")
 
 
 def mean_values(window: list[dict[str, float]]) -> dict[str, float | None]:
@@ -229,28 +223,23 @@ def log_values(
     return dict(zip(values, torch.stack([v.float() for v in values.values()]).tolist(), strict=True))
 
 
-def check_step(step: int, values: dict[str, float], network: nn.Module) -> None:
-    """Before the weights are changed: are the loss and all gradients finite?
-
-    Raises:
-        FloatingPointError: names the step, and the loss part or the parameters.
-    """
+def check_loss(step: int, values: dict[str, float]) -> None:
+    """Raises FloatingPointError with the parts of a loss that is not finite."""
     if not math.isfinite(values["loss"]):
         parts = [f"{n.removeprefix('loss_')} = {v:g}" for n, v in values.items() if n.startswith("loss_")]
         raise FloatingPointError(f"step {step}: the loss is not finite ({', '.join(parts)})")
-    gradients = {n: w.grad for n, w in network.named_parameters() if w.grad is not None}
-    if bad := _not_finite(gradients):
-        raise FloatingPointError(f"step {step}: the gradient of {bad} is not finite")
 
 
 @torch.no_grad()
-def _not_finite(tensors: dict[str, Tensor]) -> str:
-    """Names of the tensors that are not finite; one number is fetched while all are well."""
+def check_finite(tensors: dict[str, Tensor], what: str) -> None:
+    """Raises FloatingPointError that names the tensors which are not finite; while all are, one number is
+    fetched."""
     if math.isfinite(nn.utils.get_total_norm(list(tensors.values())).item()):
-        return ""
+        return
     bad = [n for n, t in tensors.items() if not t.isfinite().all()]
     bad = bad or [max(tensors, key=lambda n: tensors[n].abs().max().item())]  # finite, but its square is not
-    return ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+    more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+    raise FloatingPointError(f"{what} {', '.join(bad[:3])}{more} is not finite")
 
 
 def train(p: Params) -> runs.Run:

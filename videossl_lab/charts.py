@@ -1,7 +1,5 @@
-"""The tour's charts: what each loss of the paper does to real clips.
-
-Every number comes from ``losses``, ``methods`` and autograd; here they are only drawn.
-"""
+"""The tour's charts: what each loss of the paper does to real clips. Every number comes from ``losses``,
+``methods`` and autograd; here they are only drawn."""
 
 import copy
 from collections.abc import Callable
@@ -34,27 +32,24 @@ def gradient(loss: Callable[[Tensor], Tensor], logits: Tensor) -> tuple[Tensor, 
 
 def supervised_chart(logits: Tensor, label: int, classes: list[str], shift: float) -> Figure:
     """Equation 1 at one clip's logits (C,), that of its true class moved by ``shift``."""
-    y = torch.zeros_like(logits)
-    y[label] = 1
+    y = torch.eye(len(classes), dtype=logits.dtype)[label]
+    shifts = torch.linspace(-10, 10, 81, dtype=logits.dtype)[:, None]
+    curve = losses.supervised_loss(logits + shifts * y, torch.full((81,), label))
     moved = logits + shift * y
     each, grad = gradient(lambda x: losses.supervised_loss(x, torch.tensor([label])), moved[None])
     p, step = moved.softmax(-1), -grad[0]
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3.4))
-    colours = np.where(y > 0, RED, GREY)
-    left.barh(classes, p.numpy(), color=colours)
+    for axis, values in ((left, p), (middle, step)):
+        axis.barh(classes, values.numpy(), color=np.where(y > 0, RED, GREY))
+        axis.invert_yaxis()
     left.set(xlim=(0, 1), title="p(x)")
     left.tick_params(axis="y", labelsize=8)
-    middle.barh(classes, step.numpy(), color=colours)
     middle.set(xlim=(-1, 1), title="y − p(x): where the step goes", yticklabels=[])
-    left.invert_yaxis()
-    middle.invert_yaxis()
-    shifts = torch.linspace(-10, 10, 81, dtype=logits.dtype)[:, None]
-    right.plot(shifts, losses.supervised_loss(logits + shifts * y, torch.full((81,), label)), color="black")
+    right.plot(shifts, curve, color="black")
     right.plot(shift, each[0], "o", color=RED)
     right.set(title=f"$L_s$ = {each[0]:.2f}", xlabel="shift of the true class's logit")
     text = f"""Three charts for a clip of class {classes[label]}. Its probability is {p[label]:.2f}, the loss
-        {each[0]:.2f}; a step against the gradient raises its logit by {step[label]:.2f} and lowers those
-        of the other {len(p) - 1} classes by their probabilities. The loss falls with the true logit."""
+        {each[0]:.2f}; a step raises its logit by {step[label]:.2f} and lowers the {len(p) - 1} others."""
     return plots.described(figure, text)
 
 
@@ -71,9 +66,8 @@ def confidence_chart(logits: Tensor, truth: Tensor, delta: float, T: float) -> F
     above.set(title=title, ylabel="unlabelled clips")
     words = []
     for target, name, style in (("literal", "ŷ as written", "o"), ("one_hot", "ŷ one-hot", "x")):
-        options = {"delta": delta, "T": T, "confident_target": target}
-        _, grad = gradient(partial(losses.pseudo_label_loss, **options), logits)
-        length = grad.norm(dim=-1)
+        loss = partial(losses.pseudo_label_loss, delta=delta, T=T, confident_target=target)
+        length = gradient(loss, logits)[1].norm(dim=-1)
         below.plot(p, length, style, color=BLUE if style == "o" else RED, label=name, ms=4)
         words.append(f"{name} at most {length.max():.2g}")
     below.set(xlabel="largest $p^c(z)$", ylabel="length of $∂L_u/∂$logits", xlim=(0, 1.01))
@@ -87,21 +81,20 @@ def confidence_chart(logits: Tensor, truth: Tensor, delta: float, T: float) -> F
     return plots.described(figure, text)
 
 
-def targets_chart(clips: Clips, logits: Tensor, classes: list[str], examples: list[int], **options) -> Figure:
-    """Equations 2 and 3 clip by clip: p(z), the target ŷ, and the step −∂L_u/∂logits.
-
-    ``examples`` are positions of clips, ``options`` those of ``losses.pseudo_label_loss``.
-    """
+def targets_chart(
+    clips: Clips, logits: Tensor, classes: list[str], examples: list[int], delta: float, T: float, target: str
+) -> Figure:
+    """Equations 2 and 3 for the clips at these positions: p(z), ŷ, and the step −∂L_u/∂logits; ``target`` is
+    the ``confident_target`` of ``losses.pseudo_labels``."""
     z = logits[examples]
-    target = losses.pseudo_labels(z.log_softmax(-1), **{k: v for k, v in options.items() if k != "T"})
-    _, grad = gradient(partial(losses.pseudo_label_loss, **options), z)
+    y = losses.pseudo_labels(z.log_softmax(-1), delta, confident_target=target)
+    _, grad = gradient(partial(losses.pseudo_label_loss, delta=delta, T=T, confident_target=target), z)
     p, best = z.softmax(-1).topk(min(4, len(classes)))
-    sure = ["confident" if c else "not confident" for c in losses.confident(z, options.get("delta", 0.95))]
+    sure = ["confident" if c else "not confident" for c in losses.confident(z, delta)]
     truth = clips.rows.class_name[examples]
     titles = [f"{s}, p = {q[0]:.3f}; in truth {name}" for s, q, name in zip(sure, p, truth, strict=True)]
-    outputs = [[classes[c] for c in row] for row in best]
-    values = {"p(z)": p, "ŷ": target.gather(1, best), "the step, −∂L_u/∂logits": -grad.gather(1, best)}
-    return _clips_chart([clips.frame(n) for n in examples], titles, outputs, values)
+    values = {"p(z)": p, "ŷ": y.gather(1, best), "the step, −∂L_u/∂logits": -grad.gather(1, best)}
+    return _clips_chart(clips, examples, titles, np.array(classes)[best], values)
 
 
 def teacher_chart(clips: Clips, embedding: Tensor, examples: list[int], temperature: float) -> Figure:
@@ -111,36 +104,34 @@ def teacher_chart(clips: Clips, embedding: Tensor, examples: list[int], temperat
     entropy = torch.special.entr(h).sum(-1)
     titles = [f"entropy of h(a) {e:.2f} nats, L_d {loss:.2f}" for e, loss in zip(entropy, each, strict=True)]
     highest, best = h.topk(5)
-    outputs = [[IMAGENET_CLASSES[m] for m in row] for row in best]
     q, step = v.softmax(-1).gather(1, best), -grad.gather(1, best)
     values = {"q(v)": q, "h(a)": highest, "the step, h(a) − q(v)": step}
-    return _clips_chart([clips.frame(n) for n in examples], titles, outputs, values)
+    return _clips_chart(clips, examples, titles, np.array(IMAGENET_CLASSES)[best], values)
 
 
-def _clips_chart(pictures: list, titles: list[str], outputs: list, values: dict[str, Tensor]) -> Figure:
-    """A row a clip: its picture; over some of the network's outputs, two distributions as bars; the step.
-
-    ``outputs`` are N lists of K names, ``values`` the distributions and the step by name, each (N, K).
-    """
-    size, widths = (10, 1.9 * len(pictures) + 0.4), (1.3, 3, 2.4)
-    figure, axes = plt.subplots(len(pictures), 3, figsize=size, width_ratios=widths, squeeze=False)
-    y, names = np.arange(len(outputs[0])), list(values)
+def _clips_chart(
+    clips: Clips, examples: list[int], titles: list[str], outputs: np.ndarray, values: dict[str, Tensor]
+) -> Figure:
+    """A row for each of these clips: its frame; over K of the network's outputs, two distributions as bars;
+    the step. ``outputs`` (N, K) are names, ``values`` the distributions and the step by name, each (N, K)."""
+    size, widths = (10, 1.9 * len(titles) + 0.4), (1.3, 3, 2.4)
+    figure, axes = plt.subplots(len(titles), 3, figsize=size, width_ratios=widths, squeeze=False)
     ours, targets, steps = (tensor.numpy() for tensor in values.values())
+    y, names = np.arange(outputs.shape[1]), list(values)
     steps = np.where(abs(steps) < 1e-12, 0, steps)  # p − p, but for rounding
     for i, (left, middle, right) in enumerate(axes):
-        left.imshow(pictures[i], interpolation="nearest")
+        middle_frame = clips.pixels[examples[i], :, clips.pixels.shape[2] // 2]
+        left.imshow(middle_frame.permute(1, 2, 0).numpy(), interpolation="nearest")
         left.axis("off")
         middle.barh(y - 0.2, ours[i], 0.38, color=BLUE, label=names[0])
         middle.barh(y + 0.2, targets[i], 0.38, color=ORANGE, label=names[1])
-        middle.set(xlim=(0, 1.02))
+        middle.set(xlim=(0, 1.02), ylim=(len(y) - 0.5, -0.5))
         middle.set_yticks(y, outputs[i], fontsize=8)
         middle.set_title(titles[i], fontsize=9, loc="left")
         bars = right.barh(y, steps[i], color=np.where(steps[i] > 0, BLUE, RED))
         right.bar_label(bars, [f"{v:+.2g}" if v else "0" for v in steps[i]], padding=4, fontsize=8)
         far = max(0.5, 1.5 * abs(steps[i]).max())
-        right.set(xlim=(-far, far), yticks=y, yticklabels=[])
-        middle.invert_yaxis()
-        right.invert_yaxis()
+        right.set(xlim=(-far, far), ylim=middle.get_ylim(), yticks=y, yticklabels=[])
     axes[0, 1].legend(loc="lower right", fontsize=8)
     axes[0, 2].set_title(names[2], fontsize=9)
     words = (f"{t}; largest step {abs(s).max():.2g}" for t, s in zip(titles, steps, strict=True))
@@ -157,8 +148,7 @@ def tau_chart(log: pd.DataFrame, p: Params, tau: float) -> Figure:
     sure = iterations * unlabelled * log.confident_pct / 100
     right = (sure * log.confident_top1.fillna(0) / 100).sum()
     share = f", {100 * right / sure.sum():.0f} % of them right" if sure.sum() else ""
-    start = int((weight < 1).sum())
-    title = f"From iteration {start} on: {sure.sum():.0f} confident pseudo-labels used{share}"
+    title = f"From iteration {(weight < 1).sum()} on: {sure.sum():.0f} confident pseudo-labels used{share}"
     figure, axis = plt.subplots(figsize=(8, 3.6))
     band = {"color": ORANGE, "alpha": 0.3, "lw": 0, "label": "$λ_u$ = 1: they are used"}
     axis.fill_between(np.arange(p.steps + 1), 102 * weight, step="post", **band)
@@ -195,7 +185,5 @@ def pulls_chart(table: pd.DataFrame) -> Figure:
     axis.set_ylim(1e-3, 3 * table.to_numpy().max())  # below, there is rounding
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     last = ", ".join(f"{name} {value:.2g}" for name, value in table.iloc[-1].items())
-    text = (
-        f"Length of each loss's gradient at the backbone, at {len(table)} stages of training. Last: {last}."
-    )
+    text = f"Length of each loss's gradient at the backbone, {len(table)} stages of training. Last: {last}."
     return plots.described(axis.figure, text)

@@ -19,11 +19,14 @@ from videossl_lab.results import run_name
 KEY = ["split", "label_pct", "seed", "variant", "split_sha256", "settings"]
 """What two compared runs share: labels, first weights, clips, network, schedule, and any other change."""
 
+COMPARED = ("supervised", "videossl")
+"""The baseline and the paper's method."""
+
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean difference in points of video_top1 over pairs of runs and test videos, with a 95 % interval; the
-    ends are NaN with a single seed or a single source of videos."""
+    """Mean difference in points of video_top1 over pairs of runs and test videos, and the ends of its 95 %
+    interval; NaN with a single seed or a single source of videos."""
 
     points: float
     low: float
@@ -84,7 +87,7 @@ def interval(values: np.ndarray, sources: np.ndarray, seeds: np.ndarray) -> tupl
 
 class Runs:
     """Finished runs of one data set, the rows of a results.csv, and which test videos each gets right, from
-    ``results.predicted_classes``, in which a run that was not tested on a video has no value."""
+    ``results.predicted_classes``; empty where a run was not tested on a video."""
 
     def __init__(self, results: pd.DataFrame, predicted: pd.DataFrame):
         self.results = results.assign(variant=results.variant.fillna(""))
@@ -102,36 +105,34 @@ class Runs:
         return right
 
     def pairs(self, ours: str, baseline: str, **where) -> pd.DataFrame:
-        """(pairs, videos) of 1, 0 and -1: the outcomes of two methods' runs that share KEY, subtracted; of
-        runs with the settings of a plain one, whose variants may change labels or videos only."""
+        """(pairs, videos) of 1, 0 and -1: the outcomes of two methods' runs that share KEY, subtracted. Of
+        variants, only those count that change labels or videos, not the settings of the plain runs."""
         pairs = subtract(self.outcomes(ours, **where), self.outcomes(baseline, **where))
         plain = self.results[self.results.variant == ""]
         return pairs[pairs.index.get_level_values("settings").isin(plain.settings)]
 
     def gains(self, baseline: str = "supervised") -> pd.DataFrame:
         """Of every method over the baseline, at each label fraction; variants do not count."""
-        rows: dict[str, dict] = {}
-        fractions = sorted(self.results.label_pct.unique())
-        for method in METHODS:
-            for pct in fractions:
-                gain = difference(self.pairs(method, baseline, label_pct=pct, variant=""))
-                if gain and method != baseline:
-                    rows.setdefault(METHODS[method].title, {})[f"{pct:g} %"] = gain
-        return pd.DataFrame(rows, index=[f"{pct:g} %" for pct in fractions]).T.dropna(axis=1, how="all")
+        columns = {
+            f"{pct:g} %": {
+                METHODS[method].title: difference(self.pairs(method, baseline, label_pct=pct, variant=""))
+                for method in METHODS
+                if method != baseline
+            }
+            for pct in sorted(self.results.label_pct.unique())
+        }
+        return pd.DataFrame(columns, dtype=object).dropna(how="all").dropna(axis=1, how="all")
 
     def variants(self, method: str = "videossl", pct: float = 10) -> pd.DataFrame:
-        """A method with other parameters, on the same seeds and test videos, against itself and against the
-        supervised network. Where the variant has a supervised run of its own, that one is taken: it has the
-        variant's labels."""
+        """A method with other parameters against itself and against the supervised network, on the same seeds
+        and test videos; against the variant's own supervised runs, with its labels, where there are any."""
         rows, like = [], {"key": ["split", "seed"], "label_pct": pct}
         for variant in self.results.variant[self.results.method == method].unique():
             ours = self.outcomes(method, variant=variant, **like)
             if variant and len(ours):
-                baseline = self.outcomes("supervised", variant=variant, **like)
-                if baseline.empty:
-                    baseline = self.outcomes("supervised", variant="", **like)
-                unchanged = self.outcomes(method, variant="", **like)
-                gains = [difference(subtract(ours, other)) or "–" for other in (unchanged, baseline)]
+                own, plain = (self.outcomes("supervised", variant=v, **like) for v in (variant, ""))
+                others = (self.outcomes(method, variant="", **like), plain if own.empty else own)
+                gains = [difference(subtract(ours, other)) or "–" for other in others]
                 rows.append((variant, len(ours), round(100 * np.nanmean(ours), 1), *gains))
         names = ["variant", "seeds", "video_top1", f"against {METHODS[method].title}", "against supervised"]
         return pd.DataFrame(rows, columns=names).set_index("variant")
@@ -227,9 +228,9 @@ def claims(runs: Runs) -> pd.DataFrame:
 def improved(classes: pd.DataFrame, pct: float) -> pd.Series:
     """Figure 6: gain of VideoSSL per class over the supervised network in points of clip_top1, a mean over
     the seeds that both have in ``results.by_class``, sorted; empty without such a pair."""
-    ours, baseline = (
+    baseline, ours = (
         classes.filter(regex=f"^{method}/{pct:g}/").rename(columns=lambda name: name.split("/")[-1])
-        for method in ("videossl", "supervised")
+        for method in COMPARED
     )
     gain = (ours - baseline).mean(axis=1).dropna().astype(float).round(9)  # rounded: +a and -a are no gain
     return gain.sort_values(ascending=False, kind="stable").rename_axis(None)
@@ -237,11 +238,8 @@ def improved(classes: pd.DataFrame, pct: float) -> pd.Series:
 
 @dataclass(frozen=True)
 class Gain:
-    """How much better one network is than another on the same videos, in points of top-1.
-
-    ``won`` and ``lost`` count the videos that only it, only the other gets right; ``low`` to ``high`` is a
-    95 % interval.
-    """
+    """How much better one network is than another on the same videos, in points of top-1 with a 95 %
+    interval; ``won`` and ``lost`` count the videos that only it, only the other gets right."""
 
     videos: int
     won: int
@@ -260,9 +258,8 @@ class Gain:
 def paired_gain(first: np.ndarray, last: np.ndarray) -> Gain:
     """The gain of the last over the first, from which videos each gets right, (videos,) bool.
 
-    Both predict the same videos, so only those count on which they differ. The interval is the
-    normal one after half a video was added to each cell of the fourfold table, which keeps it honest when
-    there are few videos (Agresti and Min, 2005).
+    The interval is the normal one after half a video was added to each cell of the fourfold table, which
+    keeps it honest when there are few videos (Agresti and Min, 2005).
     """
     n, won, lost = len(first), int((last & ~first).sum()), int((first & ~last).sum())
     b, c, m = won + 0.5, lost + 0.5, n + 2

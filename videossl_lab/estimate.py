@@ -48,8 +48,7 @@ def rates() -> dict:
 
 
 def macs(p: Params, classes: int = 101) -> float:
-    """Multiply-adds of a training step of the method, per clip of its batch: one pass forward and backward,
-    and the further ones that its losses need."""
+    """Multiply-adds of a training step per clip: forward, backward, and the further passes of the method."""
     method = METHODS[p.method]
     heads = method.heads(classes, len(IMAGENET_CLASSES))
     one = _macs(p.backbone, p.shortcut, p.width, p.clip_frames, p.crop_size, tuple(heads.items()))
@@ -95,7 +94,7 @@ def cost(p: Params, videos: int, frames: float) -> Cost:
 
 
 def of_index(p: Params, index: datasets.Index) -> str:
-    """What preparing and training will cost, in a sentence; what is on disk already costs nothing."""
+    """What preparing and training will cost, in a sentence."""
     try:
         machine = rates()["machine"]
     except FileNotFoundError as error:

@@ -1,14 +1,11 @@
-"""One notebook executed by papermill, on a GPU of its own where there are several: ``make grid`` calls it.
-
-It imports little, because it is a process beside the notebook's own.
-"""
+"""One notebook executed by papermill, on a GPU of its own where there are several: ``make grid`` calls it."""
 
 import argparse
 import os
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import papermill
@@ -19,7 +16,7 @@ from filelock import FileLock, Timeout
 from videossl_core.params import ROOT
 
 
-def execute(notebook: str, target: Path, **values) -> Path:
+def execute(notebook: str, target: Path, **values) -> None:
     """Run ``notebooks/<notebook>.ipynb`` with these parameters and print how long it took.
 
     Raises:
@@ -32,7 +29,6 @@ def execute(notebook: str, target: Path, **values) -> Path:
     # The kernel logs errors only: it warns of each local connection.
     papermill.execute_notebook(source, target, values, progress_bar=False, extra_arguments=["--log-level=40"])
     print(f"{time.perf_counter() - start:5.0f} s   {target}", flush=True)
-    return target
 
 
 def parse(words: str | list[str]) -> dict:
@@ -55,18 +51,14 @@ def one_gpu(folder: Path) -> Iterator[None]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
-        lock = FileLock(folder / f".gpu{i}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            continue
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(i)  # the kernel inherits it
-        try:
-            yield
-        finally:
-            lock.release()
-        return
-    raise RuntimeError(f"all {count} GPUs of this machine are taken; run fewer at once (--resources gpu=N)")
+        with suppress(Timeout):
+            held = FileLock(folder / f".gpu{i}.lock").acquire(timeout=0)
+            break
+    else:
+        raise RuntimeError(f"all {count} GPUs of this machine are taken; run fewer (--resources gpu=N)")
+    os.environ["CUDA_VISIBLE_DEVICES"] = str(i)  # the kernel inherits it
+    with held:
+        yield
 
 
 def main(words: list[str] | None = None) -> None:

@@ -1,7 +1,4 @@
-"""Choose test videos by what a model predicted, and watch them.
-
-By run, class, right or wrong, confidence, or by a click on the confusion matrix; all of it by keyboard, too.
-"""
+"""Choose test videos by what a model predicted, by menus or a click on the matrix, and watch them."""
 
 from dataclasses import asdict, dataclass
 from html import escape
@@ -47,10 +44,7 @@ def select(table: pd.DataFrame, selection: Selection) -> pd.DataFrame:
 
 class Run:
     """The predictions for the test videos of the finished run that ``p`` names, and of the compared models.
-
-    Raises:
-        RunError: the compared runs or the store do not have the same test videos.
-    """
+    Raises RunError where these or the store do not have the same test videos."""
 
     def __init__(self, p: FigureParams, data: Data):
         self.p, self.data, self.title = p, data, title(p)
@@ -103,8 +97,8 @@ def build(run: Run) -> Widget:
         "confidence": FloatRangeSlider(**ends, step=0.01, description="confidence", **LOOK),
         "surest_first": Dropdown(options=orders, description="order", **LOOK),
     }
-    buttons = [Button(description=words) for words in ("← previous", "next →", "show all")]
-    back, forth, everything = buttons
+    words = ("← previous", "next →", "show all")
+    buttons = back, forth, everything = [Button(description=text) for text in words]
     table, films = matrix.Matrix(html=run.matrix()), HTML()
     start, held = 0, False
 

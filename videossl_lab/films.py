@@ -35,11 +35,7 @@ def player(pictures: Iterable[np.ndarray], fps: float, caption: str = "", width:
 
 def for_browser(path: Path, side: int = 320, seconds: float = 10) -> bytes:
     """A video that any browser plays: the file itself if it is a small one in MP4 or WebM, else its first
-    ten seconds as H.264, with a long side of at most ``side`` pixels.
-
-    Raises:
-        codec.VideoError: the video cannot be decoded.
-    """
+    ten seconds as H.264, with a long side of at most ``side`` pixels; raises codec.VideoError."""
     if _plays_as_it_is(path):
         return path.read_bytes()
     pictures, times = [], []

@@ -15,13 +15,8 @@ from videossl_lab.execute import parse
 
 @dataclass(frozen=True)
 class Grid:
-    """What ``make grid`` runs.
-
-    Attributes:
-        cells: by name the parameters of each run, in the order in which they start.
-        given: further parameters of every notebook.
-        rest: whether the published cells are left out.
-    """
+    """What ``make grid`` runs: by name the parameters of each run, in the order in which they start; those
+    that every notebook is ``given``; whether it is the ``rest``, without the published cells."""
 
     dataset: str
     cells: dict[str, dict]
@@ -61,9 +56,8 @@ class Grid:
                     raise ParameterError(f"the grid has the cell {name} twice: name a variant")
                 cells[name] = cell | changes
         if config.get("rest"):
-            rows = results.published(dataset).itertuples()
-            published = {results.run_name(row).replace("/", "-") for row in rows}
-            cells = {name: cell for name, cell in cells.items() if name not in published}
+            for row in results.published(dataset).itertuples():
+                cells.pop(results.run_name(row).replace("/", "-"), None)
         if not cells:
             others = "; all others are published" if config.get("rest") else ""
             raise ParameterError(f"grid of {dataset}: no cell with {only}{others}")
@@ -82,8 +76,8 @@ class Grid:
     @property
     def prepare(self) -> str:
         """Words for ``data_prep``: ``-p name value ...``, quoted for the shell."""
-        first = next(iter(self.cells.values()))
-        return _words({"dataset": self.dataset, "label_pct": first["label_pct"]} | self.given)
+        pct = next(iter(self.cells.values()))["label_pct"]
+        return _words({"dataset": self.dataset, "label_pct": pct} | self.given)
 
     def train(self, name: str) -> str:
         return _words(self.cells[name] | self.given)
@@ -104,10 +98,9 @@ class Grid:
 
     def failed(self) -> list[tuple[str, Path]]:
         """Cells that were tried and are not done, with the executed notebook that shows why."""
-        steps = [f"{step}-{name}" for name in self.cells for step in ("train", "evaluate")]
-        notebooks = [self.folder / f"{step}.ipynb" for step in steps]
-        undone = [path for path in notebooks if path.exists() and not path.with_suffix(".done").exists()]
-        return [(path.stem.replace("-", " ", 1), path) for path in undone]
+        steps = [(step, name) for name in self.cells for step in ("train", "evaluate")]
+        tried = [(f"{step} {name}", self.folder / f"{step}-{name}.ipynb") for step, name in steps]
+        return [(n, path) for n, path in tried if path.exists() and not path.with_suffix(".done").exists()]
 
 
 def _words(values: dict) -> str:
@@ -119,8 +112,7 @@ def _which(values: dict) -> dict:
 
 
 def _declared(name: str) -> tuple[str, list[dict]]:
-    """Data set and blocks of ``params/grids/<name>.yaml``: each its methods, fractions and seeds where they
-    are not the paper's, and parameters."""
+    """Data set and blocks of the file: methods, fractions and seeds unless the paper's, and parameters."""
     path = ROOT / "params" / "grids" / f"{name}.yaml"
     if not path.exists():
         hint = params.nearest(name, [other.stem for other in path.parent.glob("*.yaml")])

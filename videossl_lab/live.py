@@ -1,8 +1,5 @@
-"""How far long work is: a line that changes in place where somebody watches, a short log where nobody does.
-
-A notebook that a program executes (papermill, nbconvert) keeps every line it ever printed, and is often read
-in a terminal or in the log of a cluster; it gets some twenty plain lines for a piece of work.
-"""
+"""How far long work is: a line that changes in place where somebody watches; elsewhere, as in papermill,
+some twenty plain lines, for the notebook keeps every one."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,8 +16,6 @@ from videossl_core.params import Params
 from videossl_core.runs import METRICS
 from videossl_core.training import Trainer
 
-Draw = Callable[[pd.DataFrame, pd.DataFrame], Figure]
-
 
 def watched() -> bool:
     """Is a person there? The client of the kernel allows ``input()`` then, or a widget was clicked."""
@@ -33,18 +28,15 @@ def watched() -> bool:
 
 
 class Line:
-    """One line about one piece of work, updated about once a second; or, unwatched, a log of it.
+    """One line about one piece of work, updated about once a second; or, unwatched, a log of it: an early
+    line, one whenever the next 5 % are done, and the last, with five seconds between. ``seconds`` were spent
+    on the work before now."""
 
-    The log has an early line, one whenever the next 5 % are done, and the last; five seconds lie between.
-    ``seconds`` were spent on the work before now.
-    """
-
-    def __init__(self, total: int, label: str, seconds: float = 0, live: bool | None = None):
+    def __init__(self, total: int, label: str, seconds: float = 0):
         self.total, self.label = total, label
         self.start = self.shown = time.perf_counter() - seconds
         self.mark = -1
-        live = watched() if live is None else live
-        self.handle = display(self._bundle(0, ""), raw=True, display_id=True) if live else None
+        self.handle = display(self._bundle(0, ""), raw=True, display_id=True) if watched() else None
 
     def update(self, done: int, note: str = "") -> None:
         """So much is done; ``note`` is shown beside it."""
@@ -105,14 +97,13 @@ class Live:
     """What is seen of a training while it runs: one line and, where somebody watches, its curves, drawn again
     as often as a twentieth of the time allows. Evaluations have no line of their own until ``close``.
 
-    ``draw`` makes the figure of a log and its metrics, such as ``plots.training_curves``. The earlier rows of
-    ``trainer``, if it was given, are drawn too: a resumed run has some.
+    ``draw`` makes the figure of a log and its metrics, such as ``plots.training_curves``. With a ``trainer``
+    they are its own, which hold the earlier rows of a resumed run.
     """
 
-    def __init__(self, p: Params, draw: Draw, trainer: Trainer | None = None):
-        self.p, self.draw, self.trainer = p, draw, trainer
-        self.log: list[dict] = []
-        self.metrics: list[dict] = []
+    def __init__(self, p: Params, draw: Callable[..., Figure], trainer: Trainer | None = None):
+        self.p, self.draw = p, draw
+        self.log, self.metrics = (trainer.log, trainer.metrics) if trainer else ([], [])
         self.line: Line | None = None
         self.drawn = self.cost = 0.0
         wait = HTML("<i>The curves appear with the first numbers.</i>")
@@ -121,16 +112,13 @@ class Live:
 
     def add(self, row: dict) -> None:
         """Show the next row, of the log or of an evaluation, as the trainer yields it."""
-        if self.trainer:
-            self.log = [r for r in self.trainer.log if r != row]
-            self.metrics = [r for r in self.trainer.metrics if r != row]
-            self.trainer = None
-        if evaluated := "subset" in row:
-            self.metrics.append(row)
-        else:
-            self.log.append(row)
+        evaluated = "subset" in row
+        rows = self.metrics if evaluated else self.log
+        if row not in rows[-2:]:  # a trainer has its own rows, both of an evaluation, before it yields them
+            rows.append(row)
+        if not evaluated:
             label = f"training {METHODS[self.p.method].title}"
-            self.line = self.line or Line(self.p.steps, label, row["seconds"], bool(self.handle))
+            self.line = self.line or Line(self.p.steps, label, row["seconds"])
             self.line.update(row["step"], describe(row))
         if self.handle and self.log and (evaluated or time.perf_counter() - self.drawn > 20 * self.cost):
             begun = time.perf_counter()

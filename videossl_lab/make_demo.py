@@ -1,8 +1,4 @@
-"""A study of one data set from nothing to its report, which is what ``make demo`` runs.
-
-``python -m videossl_lab.make_demo demo --seed 0`` executes the notebooks in order, prints the results, and
-makes the report's page.
-"""
+"""What ``make demo`` runs: a study of one data set, notebook by notebook, from nothing to its report."""
 
 import argparse
 import sys
@@ -13,22 +9,21 @@ from papermill.exceptions import PapermillExecutionError
 from videossl_core import params
 from videossl_core.methods import METHODS
 from videossl_lab import report, results
+from videossl_lab.claims import COMPARED
 from videossl_lab.execute import execute
-
-COMPARED = ("supervised", "videossl")
 
 
 def run_all(p: params.Params) -> None:
     """Prepare, train and evaluate the two compared methods, and make the figures of their runs."""
     folder = p.outputs / p.dataset / "notebooks" / f"seed{p.seed}"
-    which = {"dataset": p.dataset, "label_pct": p.label_pct, "seed": p.seed}
-    execute("data_prep", folder / "1_data_prep.ipynb", **which)
+    which = {"label_pct": p.label_pct, "seed": p.seed}
+    execute("data_prep", folder / "1_data_prep.ipynb", dataset=p.dataset, **which)
     for number, notebook in ((2, "train"), (3, "evaluate")):
         for method in COMPARED:
-            execute(notebook, folder / f"{number}_{notebook}_{method}.ipynb", **which, method=method)
-    execute("qualitative", folder / "4_qualitative.ipynb", **which)
-    shown = {"datasets": p.dataset, "label_pct": p.label_pct, "seed": p.seed}
-    execute("paper_figures", folder / "5_paper_figures.ipynb", **shown)
+            target = folder / f"{number}_{notebook}_{method}.ipynb"
+            execute(notebook, target, dataset=p.dataset, method=method, **which)
+    execute("qualitative", folder / "4_qualitative.ipynb", dataset=p.dataset, **which)
+    execute("paper_figures", folder / "5_paper_figures.ipynb", datasets=p.dataset, **which)
 
 
 def result_table(p: params.Params) -> pd.DataFrame:

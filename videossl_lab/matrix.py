@@ -1,7 +1,4 @@
-"""The confusion matrix as a table whose entries can be pressed.
-
-Every entry has a text that names what it counts; its colour is of a scale made for every colour vision.
-"""
+"""The confusion matrix as a table whose entries can be pressed, each with a text that says what it counts."""
 
 from html import escape
 from pathlib import Path

@@ -6,10 +6,15 @@ whether it came from ``-p`` or was typed in JupyterLab; papermill itself would o
 """
 
 import ast
+import inspect
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from textwrap import dedent
+from typing import Annotated, Any, Literal
 
 from IPython import get_ipython
+from IPython.display import Markdown
 from pydantic import BeforeValidator, Field
 
 from videossl_core import params
@@ -35,6 +40,19 @@ class PredictParams(WhichRun):
     into: ProjectPath = Path("outputs/predictions.csv")
 
 
+class TourParams(Params):
+    """Parameters of tour.ipynb, whose loop is the paper's method as its equations stand: what would change
+    them has no effect there, and is refused."""
+
+    method: Literal["videossl"] = "videossl"
+    below_threshold: Literal["soft"] = "soft"
+    confident_target: Literal["literal"] = "literal"
+    lambda_u_warmup: Literal["step"] = "step"
+    loss_reduction: Literal["batch"] = "batch"
+    precision: Literal["fp32"] = "fp32"
+    teacher_temperature: float = Field(1, ge=1, le=1)
+
+
 class OwnParams(Params):
     """Parameters of own_method.ipynb, whose method is a row that the notebook itself adds."""
 
@@ -46,23 +64,26 @@ def parameters(model: type[AnyParams] = Params) -> AnyParams:
     """The parameters of the notebook that calls this.
 
     Raises:
-        ParameterError: there are none, a name is unknown (the nearest right one is named), or a value is
-            wrong.
+        ParameterError: there are none, or a name or value is wrong.
     """
     shell = get_ipython()
     return params.load(model, **given(shell.history_manager.input_hist_raw[:-1], shell.user_ns, model))
 
 
+def source(*things: Callable) -> Markdown:
+    """The source of functions or classes, folded away behind their names."""
+    names = ", ".join(f"{thing.__module__.split('.')[-1]}.{thing.__qualname__}" for thing in things)
+    code = "\n\n".join(dedent(inspect.getsource(thing)) for thing in things)
+    return Markdown(f"<details><summary>{names}</summary>\n\n```python\n{code}```\n\n</details>")
+
+
 def given(cells: list[str], namespace: dict[str, Any], model: type[AnyParams] = Params) -> dict[str, Any]:
-    """The values that a notebook's cells give, by name.
+    """The values, by name, from the source of every cell that ran before, oldest first, and the kernel's
+    namespace, for values that are not written out.
 
     Three kinds of cells count, each only if it does nothing but assign: the last that sets several parameters
     (the notebook's own), the last after it that papermill injected, and all that follow the first or were run
     right before the check.
-
-    Args:
-        cells: the source of every cell that ran before, oldest first.
-        namespace: of the kernel, for values that are not written out.
 
     Raises:
         ParameterError: no cell sets a parameter.
@@ -71,8 +92,10 @@ def given(cells: list[str], namespace: dict[str, Any], model: type[AnyParams] = 
     # a check that is run again looks at what stands before the first one
     cells = [cell for cell in cells if "notebook.parameters(" not in cell]
     assigned = [_assignments(cell, namespace) for cell in cells]
-    own = max((i for i, names in enumerate(assigned) if names and len(known & names.keys()) > 1), default=0)
-    injected = [i for i in range(own, len(cells)) if cells[i].lstrip().startswith("# Parameters\n")]
+    several = [i for i, names in enumerate(assigned) if names and len(known & names.keys()) > 1]
+    injected = {i for i, cell in enumerate(cells) if cell.lstrip().startswith("# Parameters\n")}
+    own = max({*several} - injected, default=min(several, default=0))
+    injected = sorted(i for i in injected if i > own)
     others = [i for i in range(own + 1, len(cells)) if assigned[i] is None]
     first, last = min(others, default=len(cells)), max(others, default=own - 1)
     single = {*range(own, first), *range(last + 1, len(cells))} - {*injected}
@@ -80,9 +103,7 @@ def given(cells: list[str], namespace: dict[str, Any], model: type[AnyParams] = 
     for i in sorted(single | {*injected[-1:]}):
         values |= assigned[i] or {}
     if not known & values.keys():
-        raise ParameterError(
-            "no parameters found: run the cell that sets them, such as dataset = 'demo', before this one"
-        )
+        raise ParameterError("no parameters found: before this cell run the one that sets them")
     return values
 
 
@@ -99,24 +120,19 @@ def _assignments(cell: str, namespace: dict[str, Any]) -> dict[str, Any] | None:
         if not isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
             return None
         for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-            for name in ast.walk(target):
-                if isinstance(name, ast.Name):
-                    values[name.id] = namespace.get(name.id)
-        values |= _literals(node)
+            names = [name.id for name in ast.walk(target) if isinstance(name, ast.Name)]
+            values |= {name: namespace.get(name) for name in names}
+            if not isinstance(node, ast.AugAssign):
+                values |= _literals(target, node.value)
     return values
 
 
-def _literals(node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> dict[str, Any]:
+def _literals(target: ast.expr, value: ast.expr | None) -> dict[str, Any]:
     """What is written out: the kernel may have given the name another meaning since."""
-    try:
-        value = ast.literal_eval(node.value) if node.value else None
-    except ValueError:
-        return {}
-    values: dict[str, Any] = {}
-    for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-        if isinstance(target, ast.Name) and not isinstance(node, ast.AugAssign):
-            values[target.id] = value
-        elif isinstance(target, ast.Tuple | ast.List):
-            pairs = zip(target.elts, value, strict=False)
-            values |= {name.id: part for name, part in pairs if isinstance(name, ast.Name)}
-    return values
+    if isinstance(target, ast.Tuple | ast.List) and isinstance(value, ast.Tuple | ast.List):
+        parts = map(_literals, target.elts, value.elts)
+        return {name: part for values in parts for name, part in values.items()}
+    with suppress(ValueError):
+        if isinstance(target, ast.Name):
+            return {target.id: ast.literal_eval(value) if value else None}
+    return {}

@@ -10,9 +10,7 @@ from videossl_core.methods import METHODS
 from videossl_core.params import ROOT
 from videossl_lab import plots
 
-COLUMN = 3.35
-"""Width of a column of a two-column paper, inches."""
-
+COLUMN = 3.35  # width of a column of a two-column paper, inches
 _PRINT = sns.plotting_context("paper", font_scale=0.83) | {"lines.markersize": 3.5, "figure.dpi": 200}
 at_column_width = plt.rc_context(_PRINT)
 """Decorates a function that draws a figure: its text is readable when printed as wide as a column."""
@@ -51,8 +49,7 @@ def figure1(results: pd.DataFrame, methods: tuple[str, ...] = ("supervised", "vi
 
 @at_column_width
 def figure6(gain: pd.Series, names: int = 5) -> Figure:
-    """Figure 6: gain per class over the supervised baseline in points of top-1, sorted as ``claims.improved``
-    returns it, the best few named."""
+    """Figure 6: gain per class over the supervised baseline, from ``claims.improved``, the best few named."""
     colours = np.where(gain >= 0, "#d55e00", "#7f7f7f")
     few = len(gain) <= 3 * names
     figure, axis = plt.subplots(figsize=(COLUMN, 0.8 + 0.22 * len(gain) if few else 2.2))
@@ -102,10 +99,8 @@ def caption(dataset: str) -> str:
 
 
 def results_table(results: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """A table of the paper for one data set: label fraction by method, clip and video top-1, mean over seeds.
-
-    "a (b)" is ours with the paper's number in brackets; cells that were not run show only the paper's.
-    """
+    """A table of the paper for one data set: label fraction by method, clip and video top-1, mean over seeds,
+    with the paper's number in brackets; of cells that were not run only that."""
     paper = paper_results()
     tables = [table[table.dataset == dataset] for table in (results, paper)]
     fractions = sorted({pct for table in tables for pct in table.label_pct})

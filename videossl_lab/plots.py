@@ -43,8 +43,7 @@ STYLE = {
 
 
 def style() -> None:
-    """What every notebook calls once: set the plot style, give figures their text alternative, and show the
-    progress of long work."""
+    """What every notebook calls once: plot style, text alternatives of figures, progress of long work."""
     live.show_progress()
     sns.set_theme(context="notebook", style="whitegrid", font_scale=0.9, rc=STYLE, palette="colorblind")
     shell = get_ipython()
@@ -78,14 +77,12 @@ def _img(png: str, text: str, more: str = "") -> str:
 
 
 def run_path(p: WhichRun, kind: str) -> Path:
-    """Where a picture of a run belongs, without an ending: ``.../figures/confusion-videossl-10-seed0``. The
-    run's own folder stays as it is."""
+    """Where a picture of a run belongs, without an ending: ``.../figures/confusion-videossl-10-seed0``."""
     return p.figures_dir / f"{kind}-{p.run_name.replace('/', '-')}"
 
 
 def save(figure: Figure, path: Path) -> Figure:
-    """Write the figure as PNG, and as SVG and PDF for print, each with its text alternative inside; ``path``
-    has no ending."""
+    """Write it as PNG, SVG and PDF, each with its text alternative inside; ``path`` has no ending."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = alt(figure)
     figure.savefig(f"{path}.png", dpi=max(figure.dpi, 150), metadata={"Description": text})
@@ -135,10 +132,8 @@ def accuracy(axis: Axes, metrics: pd.DataFrame) -> None:
 
 def in_words(metrics: pd.DataFrame) -> str:
     """Clip and video top-1 of each subset at the end."""
-    last = metrics.groupby("subset").last()
-    words = [
-        f"{row.Index} clip {row.clip_top1:.1f} %, video {row.video_top1:.1f} %" for row in last.itertuples()
-    ]
+    last = metrics.groupby("subset")[["clip_top1", "video_top1"]].last()
+    words = [f"{name} clip {clip:.1f} %, video {video:.1f} %" for name, clip, video in last.itertuples()]
     return f"Top-1 at the end: {', '.join(words)}." if words else "No evaluation yet."
 
 

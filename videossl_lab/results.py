@@ -15,11 +15,9 @@ from videossl_lab.notebook import FigureParams
 FOLDER = ROOT / "outputs" / "reference"
 """For each data set results.csv with a row a run and, of the same runs, answers.csv and classes.csv."""
 
-
-CELL = ["dataset", "method", "variant", "label_pct", "label_draw", "split", "seed"]
 RESULTS = [
-    *CELL, "clip_top1", "video_top1", "steps", "minutes", "settings", "cpu", "split_sha256", "commit",
-    "folder",
+    "dataset", "method", "variant", "label_pct", "label_draw", "split", "seed", "clip_top1", "video_top1",
+    "steps", "minutes", "settings", "cpu", "split_sha256", "commit", "folder",
 ]  # fmt: skip
 
 # What two methods' runs must have in common to be compared; the rest of their parameters is about one method,
@@ -37,11 +35,8 @@ def settings(p: dict) -> str:
 
 
 def find(outputs: Path, dataset: str | None = None, variants: bool = False) -> pd.DataFrame:
-    """All finished runs below ``outputs``, one row each with the columns of results.csv and the folder.
-
-    Args:
-        variants: those with a ``variant`` too, which differ in other parameters than the columns.
-    """
+    """All finished runs below ``outputs``, a row each with the columns of results.csv and the folder; with
+    ``variants`` also those that differ in other parameters than the columns."""
     rows = []
     for path in sorted(Path(outputs).glob(f"{dataset or '*'}/*/*/seed*/provenance.json")):
         run = Run(path.parent)
@@ -52,15 +47,10 @@ def find(outputs: Path, dataset: str | None = None, variants: bool = False) -> p
             continue  # a method of a notebook's own, which no table knows
         metrics = pd.read_csv(run.metrics)
         last = metrics[(metrics.subset == "test") & (metrics.step == p["steps"])]
-        if last.empty:
-            continue
-        rows.append(
-            {k: p[k] for k in CELL}
-            | {k: round(float(last[k].iloc[-1]), 2) for k in ("clip_top1", "video_top1")}
-            | {"steps": p["steps"], "minutes": round(facts["train_seconds"] / 60, 1)}
-            | {"settings": settings(p), "cpu": facts.get("cpu", "")}
-            | {"split_sha256": facts["split_sha256"], "commit": facts["commit"], "folder": str(run.folder)}
-        )
+        if len(last):
+            top1 = dict(last[["clip_top1", "video_top1"]].iloc[-1].round(2))
+            more = {"minutes": round(facts["train_seconds"] / 60, 1), "settings": settings(p)}
+            rows.append({"cpu": ""} | facts | p | top1 | more | {"folder": str(run.folder)})
     return pd.DataFrame(rows, columns=RESULTS)
 
 
@@ -77,23 +67,20 @@ def published(dataset: str) -> pd.DataFrame:
 
 def add_published(own: pd.DataFrame) -> pd.DataFrame:
     """Your own runs, and the published ones that are not among them."""
-    tables = [own]
-    for path in sorted(FOLDER.glob("*/answers.csv")):
-        theirs = published(path.parent.name)
-        names = {run_name(row) for row in own[own.dataset == path.parent.name].itertuples()}
-        tables.append(theirs[[run_name(row) not in names for row in theirs.itertuples()]])
-    return pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+    theirs = [published(path.parent.name) for path in sorted(FOLDER.glob("*/answers.csv"))]
+    every = pd.concat([table for table in (own, *theirs) if len(table)] or [own])
+    key = ["dataset", "method", "variant", "label_pct", "seed"]
+    return every.drop_duplicates(key, ignore_index=True)  # the first is your own
 
 
 def predicted_classes(rows: pd.DataFrame) -> pd.DataFrame:
-    """The class that each run of one data set predicts for each test video: a row a video (index ``video``),
-    the column ``class_name``, and a column for each run, named as ``run_name`` does."""
+    """The class that each run of one data set predicts for each test video: a row a video, its class_name,
+    and a column for each run, named as ``run_name`` does."""
     return _side_by_side(rows, "predictions_test.csv", "answers.csv", "video", "video_pred")
 
 
 def by_class(rows: pd.DataFrame) -> pd.DataFrame:
-    """clip_top1 of each run in each class: a row a class and a column a run; a published run whose classes
-    are not published has none."""
+    """clip_top1 of each run (column) in each class (row), as far as published runs have published it."""
     return _side_by_side(rows, "per_class.csv", "classes.csv", "class_name", "clip_top1")
 
 
@@ -145,3 +132,16 @@ def mistakes(table: pd.DataFrame) -> pd.Series:
     """Videos of a predictions_test.csv by (true class, other class predicted), most frequent first."""
     wrong = table[table.class_name != table.video_pred]
     return wrong.groupby(["class_name", "video_pred"]).size().sort_values(ascending=False, kind="stable")
+
+
+def compare(recorded: pd.DataFrame, now: pd.DataFrame) -> str:
+    """How far two tables of predictions for the same videos differ, in a sentence."""
+    both = recorded.merge(now, on="video", suffixes=("_recorded", "_now"))
+    if len(both) < max(len(recorded), len(now)):
+        return f"only {len(both)} of {len(recorded)} recorded and {len(now)} predicted videos are the same"
+    changed = (both.video_pred_recorded != both.video_pred_now).sum()
+    far = (both.video_confidence_recorded - both.video_confidence_now).abs().max()
+    return (
+        f"{changed} of {len(both)} videos have another predicted class than on record; "
+        f"confidences differ by {far:.1e} at most"
+    )

@@ -35,10 +35,6 @@ class Clips:
     def labels(self) -> Tensor:
         return torch.tensor(self.rows.label.tolist())
 
-    def frame(self, i: int) -> np.ndarray:
-        """(S, S, 3) uint8: the middle frame of clip i."""
-        return self.pixels[i, :, self.pixels.shape[2] // 2].permute(1, 2, 0).numpy()
-
 
 def centre_clips(data: Data, p: Params, role: str) -> Clips:
     """The centre clips of all videos with this role (labelled or unlabelled)."""
@@ -62,27 +58,23 @@ def logits_of(network: nn.Module, pixels: Tensor) -> dict[str, Tensor]:
     network.eval()
     device = next(network.parameters()).device
     parts = [network(part.to(device)) for part in pixels.split(32)]
-    return {head: torch.cat([part[head] for part in parts]).double().cpu() for head in parts[0]}
+    return {head: torch.cat([part[head] for part in parts]).cpu().double() for head in parts[0]}
 
 
 def predictions(clips: Clips, logits: Tensor, classes: list[str]) -> pd.DataFrame:
-    """One row a clip: video, true and predicted class, the latter's probability, and whether it is right."""
-    p, best = logits.softmax(-1).max(-1)
-    table = pd.DataFrame({"video": clips.rows.video, "true": clips.rows.class_name})
-    return table.assign(
-        predicted=[classes[i] for i in best], p=p.numpy(), right=(best == clips.labels).numpy()
-    )
+    """One row a clip: true and predicted class, the latter's probability, and whether it is right."""
+    p, best = (values.numpy() for values in logits.softmax(-1).max(-1))
+    table = pd.DataFrame({"true": clips.rows.class_name, "predicted": np.array(classes)[best], "p": p})
+    return table.assign(right=table.predicted == table.true)
 
 
 def pick_examples(table: pd.DataFrame) -> list[int]:
     """Positions of four clips worth a look: a right and a wrong one with p near 0.97, then any near 0.9 and
     0.6; no clip twice."""
     chosen: list[int] = []
-    every = table.p > 0
-    for among, p in ((table.right, 0.97), (~table.right, 0.97), (every, 0.9), (every, 0.6)):
-        left = table[among & ~table.index.isin(chosen)]
-        if len(left):
-            chosen.append(int((left.p - p).abs().idxmin()))
+    for among, p in ((table.right, 0.97), (~table.right, 0.97), (table.p > 0, 0.9), (table.p > 0, 0.6)):
+        distance = (table.p[among] - p).abs().drop(chosen, errors="ignore")
+        chosen += [int(distance.idxmin())] if len(distance) else []
     return chosen
 
 
@@ -101,10 +93,8 @@ def dropdown(name: str, value, options) -> ipywidgets.Dropdown:
 
 
 def interact(draw: Callable[..., Figure], **controls: ipywidgets.Widget) -> None:
-    """Show controls, and below them ``draw(name=value, ...)`` as an ordinary picture that they redraw.
-
-    Without a kernel to move them (a page made of the notebook), their values stand in their place as text.
-    """
+    """Show controls, and below them ``draw(name=value, ...)`` as an ordinary picture that they redraw. On a
+    page without a kernel, their values stand in their place as text."""
 
     def figure() -> Figure:
         made = draw(**{name: control.value for name, control in controls.items()})

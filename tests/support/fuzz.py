@@ -167,16 +167,10 @@ def time_limit(seconds: float):
 
 def failures(n: int, strategy, check) -> list[str]:
     """Run a check on n examples of a strategy; hypothesis makes a failing one as small as it can."""
-    options = settings(
-        max_examples=n,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
-    )
+    options = {"deadline": None, "database": None, "derandomize": True}
+    options |= {"phases": [Phase.generate, Phase.shrink], "suppress_health_check": list(HealthCheck)}
     try:
-        options(hypothesis_given(strategy)(check))()
+        settings(max_examples=n, **options)(hypothesis_given(strategy)(check))()
     except Exception as error:
         return [f"{type(error).__name__}: {error}; {getattr(error, '__notes__', '')}"]
     return []
@@ -211,16 +205,12 @@ def list_files(folder: Path) -> dict[str, tuple[dict, Path]]:
         (folder / name).write_text(text)
     own = {"dataset": "fuzz", "root": folder / "root", "outputs": folder / "outputs", "method": "supervised"}
     ucf = own | {"source": "ucf101", "lists": folder / "ucf"}
-    kinds = {name: (ucf, folder / name) for name in texts if name.startswith("ucf")}
-    for source, parent, name in (
-        ("hmdb51", "hmdb", "hmdb/Surfing_test_split1.txt"),
-        ("kinetics", "kinetics", "kinetics/all.csv"),
-        ("csv", "own/videos.csv", "own/videos.csv"),
-    ):
-        kinds[source] = (own | {"source": source, "lists": folder / parent}, folder / name)
-    label_list = folder / "labels/some.lst"
-    kinds["labels"] = (ucf | {"label_draw": "list", "label_list": label_list}, label_list)
-    return kinds
+    hmdb = own | {"source": "hmdb51", "lists": folder / "hmdb"}
+    kinetics = own | {"source": "kinetics", "lists": folder / "kinetics"}
+    csv = own | {"source": "csv", "lists": folder / "own/videos.csv"}
+    labels = ucf | {"label_draw": "list", "label_list": folder / "labels/some.lst"}
+    given = {"ucf": ucf, "kinetics": kinetics, "own": csv, "labels": labels, "hmdb": hmdb}
+    return {name: (given[name.split("/")[0]], folder / name) for name in texts}
 
 
 def lists(n: int, folder: Path) -> list[str]:

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 import warnings
 from collections import Counter
 from contextlib import contextmanager, suppress
@@ -111,6 +112,16 @@ def start(function, *args) -> multiprocessing.Process:
     process = multiprocessing.get_context("forkserver").Process(target=function, args=args)
     process.start()
     return process
+
+
+def kill_at(count: int, folder: Path, function, *args) -> bool:
+    """Start it, and kill it once the folder holds so many files; False if it has been quicker."""
+    process = start(function, *args)
+    while sum(path.is_file() for path in folder.rglob("*")) < count and process.is_alive():
+        time.sleep(0.005)
+    process.kill()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
 
 
 def finish(function, *args) -> None:

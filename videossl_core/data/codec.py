@@ -53,7 +53,11 @@ def decode(path: Path) -> Iterator[av.VideoFrame]:
                 yield frame
             if not count:
                 raise VideoError("zero frames")
-            _check_complete(container, count, (last or 0) - (first or 0))
+            seconds, stated = (last or 0) - (first or 0), (container.duration or 0) / av.time_base
+            if count < 0.9 * stream.frames:
+                raise VideoError(f"truncated: {count} of {stream.frames} frames")
+            if not stream.frames and seconds < 0.7 * stated - 1:  # the header states no number of frames
+                raise VideoError(f"truncated: {seconds:.1f} of {stated:.1f} s")
     except VideoError:
         raise
     except (FileNotFoundError, NotADirectoryError):
@@ -69,26 +73,14 @@ def _check_size(width: int, height: int) -> None:
         raise VideoError(f"implausible: {width} x {height} pixels")
 
 
-def _check_complete(container: InputContainer, count: int, seconds: float) -> None:
-    """Neither far fewer frames than the header states nor, where it states none, far less time."""
-    frames, stated = container.streams.video[0].frames, (container.duration or 0) / av.time_base
-    if count < 0.9 * frames:
-        raise VideoError(f"truncated: {count} of {frames} frames")
-    if not frames and seconds < 0.7 * stated - 1:
-        raise VideoError(f"truncated: {seconds:.1f} of {stated:.1f} s")
-
-
 def mean_rate(times: list[float]) -> float:
     """Frames per second from the frames' times, also where the rate varies; 25 where they do not tell."""
     return (len(times) - 1) / (times[-1] - times[0]) if times and times[-1] > times[0] else 25.0
 
 
 def pixels(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
-    """The frame at this size, then turned upright as its rotation mark asks: (H, W, 3) uint8 RGB.
-
-    Raises:
-        VideoError: the frame's pixel format cannot be converted.
-    """
+    """The frame at this size, then turned upright as its rotation mark asks: (H, W, 3) uint8 RGB. A format
+    that cannot be converted is a VideoError."""
     try:
         resized = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
     except (av.FFmpegError, ValueError) as error:
@@ -108,11 +100,10 @@ def write(path: Path, frames: Iterable[np.ndarray], fps: float = 25.0, qp: int =
     if first is None:
         raise ValueError(f"{path}: no frames to write")
     with files.atomic(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=round(fps))
-        stream.height, stream.width = first.shape[:2]
-        stream.pix_fmt = "yuv420p"
         # x264's look-ahead makes files that differ from one time to the next; ultrafast has none
-        stream.options = {"qp": str(qp), "preset": "ultrafast"}
+        options = {"qp": str(qp), "preset": "ultrafast"}
+        stream = container.add_stream("libx264", round(fps), options, pix_fmt="yuv420p")
+        stream.height, stream.width = first.shape[:2]
         stream.codec_context.thread_count = 1
         for frame in chain([first], frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))

@@ -56,7 +56,7 @@ def read_index(p: Params) -> Index:
         count = f"{len(absent)} of {len(classes)} classes have no folder below {root}, such as {absent[0]}"
         others = f"To use the others: classes = {','.join(present)}" if present else "Is root right?"
         raise DatasetError(f"{count}. {others}")
-    table.insert(2, "label", pd.Categorical(table.class_name, classes).codes.astype(int))  # "" gets -1
+    table.insert(2, "label", pd.Index(classes).get_indexer(table.class_name))  # -1 for ""
     return Index(root, table, classes, all_classes)
 
 

@@ -144,14 +144,12 @@ def _render(job: tuple[Path, str, str, int]) -> None:
 
 def render(root: Path, per_class: int, workers: int | None = None, class_folders: bool = True) -> None:
     """Write ``root/{train,test}/<noun>_<verb>/<noun>_<verb>_<number>.mp4``, one in three a test video.
-    Existing files stay. Without ``class_folders`` all lie in the root itself.
-
-    Raises:
-        ValueError: the folder holds a demo of another size.
-    """
-    marker, jobs = root / "demo.txt", []
+    Existing files stay. Without ``class_folders`` all lie in the root itself. A folder that holds a demo of
+    another size is a ValueError."""
+    marker = root / "demo.txt"
     content = f"{', '.join(NOUNS)}; {', '.join(VERBS)}"
     made_with = f"{per_class} videos a class, {FRAMES} frames of {SIDE} x {SIDE}: {content}"
+    jobs = []
     for noun, verb, k in product(NOUNS, VERBS, range(per_class)):
         name = f"{noun}_{verb}"
         folder = root / ("test" if k % 3 == 2 else "train") / name if class_folders else root

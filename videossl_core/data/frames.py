@@ -31,15 +31,11 @@ _MAGIC = b"VSSLFR1\0"
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """What determines the content of a frame store; it names the store's folder."""
+    """What determines the content of a frame store; its folder's name holds all of it."""
 
     frame_size: int
     jpeg_quality: int
     teacher_stride: int
-
-    @property
-    def name(self) -> str:
-        return f"frames-{self.frame_size}px-q{self.jpeg_quality}-every{self.teacher_stride}"
 
 
 @dataclass(frozen=True)
@@ -64,13 +60,13 @@ class Row:
 _TYPES = {field.name: field.type for field in fields(Row) if field.name != "video"}
 
 
-def _jpeg(frame: av.VideoFrame, width: int, height: int, quality: int, crop: int | None = None) -> bytes:
+def _jpeg(frame: av.VideoFrame, width: int, height: int, side: int, quality: int) -> bytes:
+    """The frame resized to width x height, its central square of this side."""
     array = codec.pixels(frame, width, height)
-    if crop:
-        y, x = ((side - crop) // 2 for side in array.shape[:2])
-        array = array[y : y + crop, x : x + crop]
+    y, x = ((length - side) // 2 for length in array.shape[:2])
+    array = np.ascontiguousarray(array[y : y + side, x : x + side])
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(array)).save(buffer, "JPEG", quality=quality, optimize=True)
+    Image.fromarray(array).save(buffer, "JPEG", quality=quality, optimize=True)
     return buffer.getvalue()
 
 
@@ -85,17 +81,15 @@ def _try_video(job: tuple[str, Path, Path, StoreSettings]) -> Row:
     with suppress(OSError):  # decoding will give the reason
         if source.is_file():
             row = replace(row, source_sha256=files.sha256_of(source))
-    jpegs: list[bytes] = []
-    teacher_jpegs: list[bytes] = []
-    times: list[float] = []
+    jpegs, teacher_jpegs, times = [], [], []
     try:
         for i, frame in enumerate(codec.decode(source)):
             times += [] if frame.time is None else [frame.time]
-            jpegs.append(_jpeg(frame, side, side, settings.jpeg_quality))
+            jpegs.append(_jpeg(frame, side, side, side, settings.jpeg_quality))
             if i % settings.teacher_stride == 0:
                 scale = 256 / min(frame.width, frame.height)
                 width, height = round(frame.width * scale), round(frame.height * scale)
-                teacher_jpegs.append(_jpeg(frame, width, height, 92, TEACHER_SIDE))
+                teacher_jpegs.append(_jpeg(frame, width, height, TEACHER_SIDE, 92))
     except codec.VideoError as error:
         return replace(row, reason=str(error))
     images = jpegs + teacher_jpegs
@@ -125,13 +119,11 @@ def _stamp(path: str | Path) -> tuple[int, str]:
 
 
 class FrameStore:
-    """The decoded frames of a data set, one file per video, and a table of them.
-
-    ``table`` is indexed by video; its columns are the fields of ``Row``.
-    """
+    """The decoded frames of a data set, one file per video, and their ``table``: a ``Row`` by video."""
 
     def __init__(self, folder: Path, settings: StoreSettings):
-        self.folder, self.settings = folder / settings.name, settings
+        name = f"frames-{settings.frame_size}px-q{settings.jpeg_quality}-every{settings.teacher_stride}"
+        self.folder, self.settings = folder / name, settings
         self.table_path = self.folder / "store.csv"
         self.table = self._read_table()
 
@@ -236,11 +228,7 @@ class FrameStore:
         return [data[ends[i] - ends[0] : ends[i + 1] - ends[0]] for i in places]
 
     def images(self, video: str, numbers: np.ndarray, teacher: bool = False) -> np.ndarray:
-        """The same frames as pixels, (N, S, S, 3) uint8.
-
-        Raises:
-            ValueError: an image is damaged, or of another size than this store's.
-        """
+        """The same frames as pixels, (N, S, S, 3) uint8; a damaged image or another size is a ValueError."""
         side = TEACHER_SIDE if teacher else self.settings.frame_size
         out = np.empty((len(numbers), side, side, 3), np.uint8)
         jpegs = self.read(video, numbers, teacher)

@@ -24,12 +24,9 @@ def map_unordered(
 ) -> Generator[tuple[Job, Any], None, None]:
     """Pairs of a job and its result, or the ``Lost`` that took its place, in the order of completion.
 
-    An exception that a job raises ends the others too.
-
-    Args:
-        function: of a module, not of a notebook cell, since it runs in other processes.
-        workers: how many of them; None is one per core.
-        timeout: seconds that one job may take before its process is killed.
+    An exception that a job raises ends the others too. There is one process per core unless ``workers`` says
+    how many; one whose job takes longer than ``timeout`` seconds is killed. The function runs in them, so it
+    must be of a module, not of a notebook cell.
     """
     # forkserver: forking a process that has already decoded video or started threads may hang the child
     context = multiprocessing.get_context("forkserver")

@@ -107,8 +107,7 @@ def _read_entries(path: Path, train: pd.DataFrame, index: Index) -> tuple[dict[i
             raise SplitError(f"{path} line {n}: label {label} is outside {len(index.all_classes)} classes")
         if PurePosixPath(video).parent.name in left_out:
             continue
-        i = positions.get(_key(video))
-        if i is None:
+        if (i := positions.get(_key(video))) is None:
             missing.append(f"{path} line {n}: {video!r} is not a training video of this data set and split")
         elif i in entries:
             raise SplitError(f"{path} line {n}: {video!r} stands in line {entries[i][0]} too")

@@ -6,15 +6,12 @@ from videossl_core import prepare, runs, training
 from videossl_core.data import splits
 from videossl_core.params import Params
 from videossl_lab import claims, live, plots
-
-COMPARED = ("supervised", "videossl")
+from videossl_lab.claims import COMPARED
 
 
 def train(p: Params) -> dict[str, runs.Run]:
-    """Train both methods on the labels as they are now, with live curves; returns their runs by method.
-
-    A run with other labels, videos or parameters is trained again; an interrupted one resumes.
-    """
+    """Train both methods on the labels as they are now, with live curves; returns their runs by method. One
+    with other labels, videos or parameters is trained again; an interrupted one resumes."""
     trained = {}
     for method in COMPARED:
         q = p.but(method=method)
@@ -36,8 +33,8 @@ def train(p: Params) -> dict[str, runs.Run]:
 
 def compare_runs(trained: dict[str, runs.Run]) -> tuple[pd.DataFrame, claims.Gain]:
     """Clip and video top-1 of the runs on the held-out videos, and the last one's gain over the first."""
-    tables = {method: runs.read_table(run.predictions_test) for method, run in trained.items()}
-    right = {method: table[["clip_right", "video_right"]].astype(bool) for method, table in tables.items()}
-    top1 = 100 * pd.DataFrame({method: table.mean() for method, table in right.items()}).T
-    top1 = top1.set_axis(["clip_top1", "video_top1"], axis=1).assign(held_out=len(right[COMPARED[0]]))
-    return top1, claims.paired_gain(*(right[method].video_right.to_numpy() for method in COMPARED))
+    tables = [runs.read_table(trained[method].predictions_test) for method in COMPARED]
+    right = [table[["clip_right", "video_right"]].astype(bool) for table in tables]
+    top1 = 100 * pd.DataFrame([table.mean() for table in right], [*COMPARED])
+    top1 = top1.set_axis(["clip_top1", "video_top1"], axis=1).assign(held_out=len(tables[0]))
+    return top1, claims.paired_gain(*(table.video_right.to_numpy() for table in right))

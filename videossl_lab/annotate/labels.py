@@ -11,16 +11,13 @@ from videossl_core.data.labels import COLUMNS, LabelError, Rows, next_split, rea
 
 
 class Labels:
-    """Labels that can be set, skipped and taken back. Each change is on disk before the call returns.
-
-    If somebody else changed the file since it was last read, their content counts, and earlier clicks can no
-    longer be undone one by one.
-    """
+    """Labels that can be set, skipped and taken back. Each change is on disk before the call returns; if
+    somebody else changed the file, that counts, and earlier clicks can no longer be undone one by one."""
 
     def __init__(self, path: Path, classes: list[str], test_pct: float = 25):
         self.path, self.classes, self.test_pct = path, classes, test_pct
         self._text: bytes | None = None
-        self._history: list[tuple[str, Rows]] = []
+        self._before: list[Rows] = []  # what each click since then changed
         self.reread()
 
     def reread(self) -> Rows:
@@ -28,41 +25,34 @@ class Labels:
         text = self.path.read_bytes() if self.path.exists() else None
         if text != self._text or text is None:
             self.rows = read(self.path, self.classes, self.test_pct)
-            self._text, self._history = text, []
+            self._text, self._before = text, []
         return self.rows
 
-    def set(self, video: str, label: str) -> None:
-        """Give a video its label, or another one; it becomes the last line."""
-        if label not in self.classes:
+    def set(self, video: str, label: str | None) -> None:
+        """Give a video its label, or another one; it becomes the last line. None: leave it out of everything.
+
+        Raises:
+            LabelError: no class has this name, or a line of the file is wrong.
+        """
+        if label not in (None, *self.classes):
             raise LabelError(f"{label!r} is not one of the classes {', '.join(self.classes)}")
-        self._change(video, label)
-
-    def skip(self, video: str) -> None:
-        """Leave a video out of everything."""
-        self._change(video, "")
-
-    def _change(self, video: str, label: str) -> None:
         before = self.reread()
         rows = {v: row for v, row in before.items() if v != video}
         rows[video] = (label, next_split(rows, label, self.test_pct)) if label else ("", "skip")
         self._write(rows)
-        self._history.append((video, before))
+        self._before.append(before)
+
+    def skip(self, video: str) -> None:
+        self.set(video, None)
 
     def undo(self) -> str | None:
-        """Take the last click back; returns its video.
-
-        After a restart or an edit by hand, the last line of the file goes; None if there is no line.
-        """
-        self.reread()
-        if self._history:
-            video, before = self._history[-1]
-            self._write(before)
-            self._history.pop()
-            return video
-        if not self.rows:
+        """Take the last click back, or after a restart or an edit by hand the last line of the file; returns
+        the video of that line, None if there is none."""
+        if not self.reread():
             return None
         *kept, (video, _) = self.rows.items()
-        self._write(dict(kept))
+        self._write(self._before[-1] if self._before else dict(kept))
+        self._before = self._before[:-1]
         return video
 
     def _write(self, rows: Rows) -> None:
@@ -83,10 +73,11 @@ class Labels:
         if ready < 2:
             return f"Label videos of at least two classes first: {ready} of {len(counts)} have one."
         if not any(test for _, test in counts.values()):
-            share = f"{self.test_pct:g} % of each class will be"
-            return f"No labelled video is held out yet to measure the gain on: {share}. Label more."
+            return (
+                f"No labelled video is held out yet; label more: {self.test_pct:g} % of each class will be."
+            )
         if all(video in self.rows for video in videos):
             return (
-                "Every video has a label or was skipped, but VideoSSL needs some without: add some, or undo."
+                "Every video has a label or was skipped, but VideoSSL needs some without: add or undo some."
             )
         return ""

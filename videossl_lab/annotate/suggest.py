@@ -5,19 +5,20 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from videossl_core import teacher
+from videossl_core.data.frames import FrameStore
 from videossl_core.data.labels import Rows
+from videossl_core.devices import device
+from videossl_core.params import Params
+from videossl_core.progress import track
 
-BALANCE = 2
-"""How much a video that looks like a class with no label counts more than one like the class with most."""
+BALANCE = 2  # how much more a video like a class without labels counts than one like the class with most
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """How alike videos are: 1 for the same distribution over the teacher's classes, 0 for disjoint ones.
-
-    ``roots`` (V, M) are the square roots of the distributions, so that likeness is their product;
-    ``crowd`` (V,) is the summed likeness to the five nearest videos.
-    """
+    """How alike videos are: the product of the ``roots`` (V, M) of their distributions over the teacher's
+    classes, 1 for the same and 0 for disjoint ones. ``crowd`` (V,) sums that of the five nearest videos."""
 
     roots: np.ndarray
     crowd: np.ndarray
@@ -32,6 +33,17 @@ class Likeness:
         return cls(roots, np.concatenate(nearest))
 
 
+def mean_softmax(p: Params, store: FrameStore, videos: list[str]) -> np.ndarray:
+    """(V, M): the teacher's mean softmax over three frames, spread over each video."""
+    classifier = teacher.Classifier(p.teacher, p.teacher_weights).to(device(p))
+    counts = teacher.frames_to_see(store, videos)
+    means = []
+    for video in track(videos, len(videos), f"the teacher looks at three frames a video ({p.teacher})"):
+        spread = ((np.arange(3) + 0.5) / 3 * counts[video]).astype(int)
+        means.append(classifier.look(store, video, spread).mean(0).cpu().numpy())
+    return np.stack(means)
+
+
 def suggest(
     videos: list[str], likeness: Likeness, rows: Rows, classes: list[str], table: pd.DataFrame | None = None
 ) -> tuple[str, str]:
@@ -42,14 +54,13 @@ def suggest(
     that of the most similar labelled video.
 
     Args:
-        likeness: of these videos, in this order.
         rows: videos that have a label or are skipped already.
         table: by video, predicted class and margin of an earlier training; a video without has margin 0.
     """
-    left = np.array([i for i, video in enumerate(videos) if video not in rows], dtype=int)
+    seen = np.array([video in rows for video in videos])
+    left, labelled = np.flatnonzero(~seen), np.flatnonzero(seen)
     if not len(left):
         return "", ""
-    labelled = [i for i, video in enumerate(videos) if video in rows]
     if table is not None:
         latest = table.reindex([videos[i] for i in left])
         margin, guesses = latest.margin.fillna(0).to_numpy(), latest.predicted.fillna("")
@@ -58,7 +69,7 @@ def suggest(
             f"taken for {name}, margin {m:.2f}" if name else "new since the last training"
             for name, m in zip(guesses, margin, strict=True)
         ]
-    elif labelled:
+    elif len(labelled):
         alike = likeness.roots[left] @ likeness.roots[labelled].T
         score = (1 - alike.max(1)) * likeness.crowd[left]
         guesses = [rows[videos[labelled[i]]][0] for i in alike.argmax(1)]

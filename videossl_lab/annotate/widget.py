@@ -1,29 +1,28 @@
 """The videos to label, and the widget that plays them and takes their labels."""
 
 import string
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 import anywidget
 import traitlets
 
-from videossl_core import prepare, runs, teacher
+from videossl_core import prepare, runs
 from videossl_core.data import codec, datasets, demo
 from videossl_core.data.labels import read
-from videossl_core.devices import device
 from videossl_core.params import ParameterError, Params
 from videossl_lab import films
 from videossl_lab.annotate.labels import Labels
-from videossl_lab.annotate.suggest import Likeness, suggest
+from videossl_lab.annotate.suggest import Likeness, mean_softmax, suggest
 
 KEYS = "123456789" + "".join(c for c in string.ascii_lowercase if c not in "su")
 """Keys of the classes in their order; s skips and u undoes."""
 
 
 class Desk:
-    """The videos of a folder, decoded, with their labels and the predictions of the last training, if any.
-
-    ``p`` are the parameters with the classes filled in, ``rejected`` the reasons by unusable video.
+    """The videos of a folder, decoded, their labels, and the predictions of the last training, if any. ``p``
+    has the classes filled in; ``rejected`` are the reasons by unusable video.
 
     Raises:
         ParameterError: no classes are named.
@@ -40,7 +39,7 @@ class Desk:
         self.videos = list(reasons.index[reasons == ""])
         if not self.videos:
             raise datasets.DatasetError(f"{self.root}: no usable video here ({len(reasons)} unusable)")
-        self.likeness = Likeness.of(teacher.mean_softmax(p, store, self.videos, device(p)))
+        self.likeness = Likeness.of(mean_softmax(p, store, self.videos))
         self.predictions = p.outputs / p.dataset / "predictions.csv"
 
     def suggest(self, after: str = "") -> tuple[str, str]:
@@ -55,9 +54,7 @@ class Desk:
 
 def _classes(p: Params) -> list[str]:
     in_file = {label for label, _ in read(p.labels_file).values() if label}
-    classes = p.classes or datasets.alphabetical(in_file)
-    if not classes and p.root is None:
-        return list(demo.NOUNS)
+    classes = p.classes or datasets.alphabetical(in_file) or ([] if p.root else list(demo.NOUNS))
     if not classes:
         raise ParameterError("classes = None: name those you want to tell apart, as in 'walks,runs,jumps'")
     if len(set(classes)) < len(classes):
@@ -66,8 +63,8 @@ def _classes(p: Params) -> list[str]:
 
 
 class Annotator(anywidget.AnyWidget):
-    """Plays a clip and takes its label by click or key. The browser only draws ``state`` and sends what was
-    pressed; every press is in the CSV before the next clip is shown."""
+    """Plays a clip and takes its label by click or key; the browser only draws ``state`` and sends presses.
+    Each is in the CSV before the next clip is shown."""
 
     _esm = Path(__file__).with_name("annotate.js")
     _css = Path(__file__).with_name("annotate.css")
@@ -79,9 +76,9 @@ class Annotator(anywidget.AnyWidget):
         keys = [*KEYS, *[""] * len(desk.p.classes)]
         super().__init__(classes=list(zip(desk.p.classes, keys, strict=False)))
         self.desk = desk
-        self._thread = ThreadPoolExecutor(1)
-        self._clips: dict[str, Future[bytes]] = {}
-        self._next: tuple[str, str] = ("", "")
+        thread = ThreadPoolExecutor(1)
+        self._encoded = lru_cache(4)(lambda video: thread.submit(films.for_browser, desk.root / video))
+        self._next = ("", "")
         self.on_msg(lambda _, message, __: self.press(**message))
         self._show(*desk.suggest(), message=f"{len(desk.labels.rows)} lines in {desk.labels.path}")
 
@@ -103,12 +100,9 @@ class Annotator(anywidget.AnyWidget):
             if undone in self.desk.videos:
                 return undone, "its label was taken back", message
             return *self.desk.suggest(), message
-        if action == "label":
-            labels.set(video, label)
-            message = f"{label}{' (held out)' if labels.rows[video][1] == 'test' else ''}: {video}"
-        else:
-            labels.skip(video)
-            message = f"skipped: {video}"
+        labels.set(video, label if action == "label" else None)
+        shown = {"train": label, "test": f"{label} (held out)", "skip": "skipped"}
+        message = f"{shown[labels.rows[video][1]]}: {video}"
         ready = self._next[0] and self._next[0] not in labels.rows
         return *(self._next if ready else self.desk.suggest()), message
 
@@ -118,19 +112,10 @@ class Annotator(anywidget.AnyWidget):
             clip = self._encoded(video).result() if video else b""
         except (codec.VideoError, OSError) as error:
             clip, problem = b"", f"{video} cannot be played ({error}); skip it"
-        counts = self.desk.labels.counts()
         left = sum(v not in self.desk.labels.rows for v in self.desk.videos)
+        state = {"video": video, "why": why, "message": message, "problem": problem, "left": left}
         with self.hold_sync():
-            self.clip = clip
-            shown = {"video": video, "why": why, "message": message, "problem": problem}
-            self.state = shown | {"counts": counts, "left": left}
+            self.clip, self.state = clip, state | {"counts": self.desk.labels.counts()}
         self._next = self.desk.suggest(after=video)
         if self._next[0]:
             self._encoded(self._next[0])  # while this one is watched
-
-    def _encoded(self, video: str) -> Future[bytes]:
-        if video not in self._clips:
-            self._clips[video] = self._thread.submit(films.for_browser, self.desk.root / video)
-            for old in list(self._clips)[:-4]:
-                del self._clips[old]
-        return self._clips[video]
