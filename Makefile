@@ -41,7 +41,7 @@ test-fast: .venv/ready  ## the tests that take seconds, without those that kill 
 test-browser: .venv/ready  ## each notebook run in JupyterLab by a real Chromium (CHROMIUM=<path>)
 	$(BIN)/python -m pytest tests/browser
 
-proofs: .venv/ready  ## fault injection, random faults 25 times: the README's reliability table
+proofs: .venv/ready  ## fault injection, random faults 25 times: docs/reliability.md
 	$(BIN)/python -m pytest tests/test_faults.py --times 25
 
 fuzz: .venv/ready  ## thousands of broken videos, lists, parameter files and caches

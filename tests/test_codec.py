@@ -113,15 +113,11 @@ def make_broken(folder):
     os.mkfifo(folder / "pipe.mp4")
 
 
-REASONS = {
+UNREADABLE = ("cut_end.mp4", "empty.mp4", "text.mp4", "list.mp4", "concat.avi")
+REASONS = dict.fromkeys(UNREADABLE, "unreadable") | {
     "cut.avi": "truncated: ",
     "cut.mkv": "truncated: ",
-    "cut_end.mp4": "unreadable",
     "one.mp4": "shorter than a clip: 1 of 16 frames",
-    "empty.mp4": "unreadable",
-    "text.mp4": "unreadable",
-    "list.mp4": "unreadable",
-    "concat.avi": "unreadable",
     "sound.mp4": "no video stream",
     "thin.mkv": "implausible: 600 x 2 pixels",
     "folder.mp4": "unreadable: not a regular file",

@@ -69,7 +69,6 @@ def test_chosen_classes(ucf):
         ("classInd.txt", "2 Biking", "3 Biking", "classInd.txt line 2: .*'2 ClassName'"),
         ("testlist01.txt", "Biking/v_Biking_g01_c01", "Biking/v_Biking_g08_c01", "listed twice"),
         ("testlist01.txt", "Archery/v_", "../Archery/v_", "must lie below the root"),
-        ("testlist01.txt", "Archery/v_", "/Archery/v_", "must lie below the root"),
     ],
 )
 def test_wrong_line_named(ucf, tmp_path, name, old, new, message):
@@ -137,31 +136,26 @@ def test_kinetics(tmp_path):
     with pytest.raises(DatasetError, match=r"line 7: split 'tset' is not train, val, validate, test"):
         listed("ski jumping,f,6,16,tset")
     shutil.rmtree(root / "test")
-    largest = read("kinetics", root, largest_classes=1)
-    assert largest.classes == ["skiing (x)"]
+    assert read("kinetics", root, largest_classes=1).classes == ["skiing (x)"]
     write(tmp_path / "lists", {"all.csv": "label,id\nx,y\n"})
     with pytest.raises(DatasetError, match="no column youtube_id"):
         read("kinetics", root, lists=tmp_path / "lists")
 
 
 def test_folder_with_and_without_split(tmp_path):
+    with pytest.raises(DatasetError, match="no train video of any class found below"):
+        read("folder", tmp_path)
     root = empty_files(tmp_path / "a", *(f"{c}/{i} ü,'.MP4" for c in ("cat", "dog") for i in range(8)))
-    index = read("folder", root, test_pct=25)
-    assert index.table.groupby(["class_name", "split"]).size().to_dict() == {
-        (c, s): n for c in ("cat", "dog") for s, n in (("test", 2), ("train", 6))
-    }
-    again = read("folder", root, test_pct=25, seed=5)
-    pd.testing.assert_frame_equal(again.table, index.table)  # all runs share one test split
+    table = read("folder", root, test_pct=25).table
+    sizes = table.groupby(["class_name", "split"]).size().unstack()
+    assert sizes.to_dict("index") == {name: {"test": 2, "train": 6} for name in ("cat", "dog")}
+    again = read("folder", root, test_pct=25, seed=5).table
+    pd.testing.assert_frame_equal(again, table)  # all runs share one test split
     split = empty_files(tmp_path / "b", "train/cat/1.mp4", "test/cat/2.mkv")
     assert list(read("folder", split).table.split) == ["test", "train"]
     empty_files(split, "val/cat/3.mkv")
     with pytest.warns(UserWarning, match="tested on test; val is left out"):
         assert list(read("folder", split).table.video) == ["test/cat/2.mkv", "train/cat/1.mp4"]
-
-
-def test_empty_folder(tmp_path):
-    with pytest.raises(DatasetError, match="no train video of any class found below"):
-        read("folder", tmp_path)
 
 
 def test_names_no_list_can_hold(tmp_path):
@@ -247,8 +241,8 @@ def counts(split: pd.DataFrame) -> dict[str, int]:
 
 @pytest.mark.parametrize(("split", "train", "test"), [(1, 9537, 3783), (2, 9586, 3734), (3, 9624, 3696)])
 def test_ucf101_counts(ucf101, split, train, test):
-    sizes = datasets.read_index(params.load(**ucf101, split=split)).table.split.value_counts()
-    assert (sizes["train"], sizes["test"]) == (train, test)
+    table = datasets.read_index(params.load(**ucf101, split=split)).table
+    assert table.split.value_counts().to_dict() == {"train": train, "test": test}
 
 
 def test_tuning_groups(ucf101):
@@ -314,8 +308,7 @@ def test_authors_lists_kinetics100(published_lists, folders_of):
     names = ("100c_20p_labeled0", "100c_20p_unlabeled0", "100c_10p_val0")
     given = kinetics_table(folders_of, published_lists, authors_kinetics(published_lists, *names))
     index = datasets.read_index(params.load(dataset="kinetics100", **given))
-    assert (index.table.split == "train").sum() == 88038
-    assert (index.table.split == "test").sum() == 4706
+    assert index.table.split.value_counts().to_dict() == {"train": 88038, "test": 4706}
     assert index.classes == params.load(dataset="kinetics100").classes
     for pct, labelled in {5: 4352, 10: 8757, 20: 17565, 50: 43989}.items():
         split = splits.make_split(params.load(dataset="kinetics100", label_pct=pct, **given), index)

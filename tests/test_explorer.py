@@ -12,17 +12,11 @@ from videossl_core import params, prepare, runs, training
 from videossl_lab import explorer, figure5, matrix, notebook
 from videossl_lab.explorer import Selection
 
-TABLE = pd.DataFrame(
-    [
-        ("a1", "A", "A", 0.9),
-        ("a2", "A", "B", 0.8),
-        ("a3", "A", "B", 0.3),
-        ("b1", "B", "B", 0.8),
-        ("b2", "B", "A", 0.6),
-        ("c1", "C<&>", "A", 0.5),
-    ],
-    columns=["video", "class_name", "video_pred", "video_confidence"],
-).assign(video_right=lambda t: t.class_name == t.video_pred)
+TABLE = pd.DataFrame({"video": ["a1", "a2", "a3", "b1", "b2", "c1"]})
+TABLE["class_name"] = ["A", "A", "A", "B", "B", "C<&>"]
+TABLE["video_pred"] = ["A", "B", "B", "B", "A", "A"]
+TABLE["video_confidence"] = [0.9, 0.8, 0.3, 0.8, 0.6, 0.5]
+TABLE["video_right"] = TABLE.class_name == TABLE.video_pred
 
 
 @pytest.mark.parametrize(

@@ -2,26 +2,22 @@
 
 import json
 import time
-import urllib.error
-import urllib.request
+from contextlib import closing
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 from support import server
 
 
-class NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *args):
-        return None
-
-
 def get(url: str) -> tuple[int, str, bytes]:
     """Status, address redirected to, content."""
-    try:
-        with urllib.request.build_opener(NoRedirect).open(url, timeout=20) as answer:
-            return answer.status, "", answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.headers.get("Location", ""), error.read()
+    host = urlsplit(url).netloc
+    with closing(HTTPConnection(host, timeout=20)) as connection:
+        connection.request("GET", url.removeprefix(f"http://{host}"))
+        answer = connection.getresponse()
+        return answer.status, answer.getheader("Location", ""), answer.read()
 
 
 @pytest.mark.slow

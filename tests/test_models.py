@@ -35,11 +35,13 @@ def test_feature_maps_and_flops():
         layer.register_forward_hook(lambda _layer, _inputs, out: shapes.append(tuple(out.shape[1:])))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 3, 16, 112, 112, dtype=torch.uint8))
-    stem, pool, stages, end = shapes[0], shapes[3], shapes[4:12:2], shapes[-1]
-    assert stem == (64, 16, 56, 56)
-    assert pool == (64, 8, 28, 28)
+    assert (shapes[0], shapes[3], shapes[-1]) == (
+        (64, 16, 56, 56),
+        (64, 8, 28, 28),
+        (512,),
+    )  # stem, pool, end
+    stages = shapes[4:12:2]
     assert stages == [(64, 8, 28, 28), (128, 4, 14, 14), (256, 2, 7, 7), (512, 1, 4, 4)]
-    assert end == (512,)
     first = 343 * 3 * 64 * 16 * 56 * 56 + 4 * 27 * 64 * 64 * 8 * 28 * 28  # stem and stage 1
     rest = [(64, 128, 4 * 14 * 14), (128, 256, 2 * 7 * 7), (256, 512, 1 * 4 * 4)]
     later = sum(27 * (a * b + 3 * b * b) * places for a, b, places in rest)

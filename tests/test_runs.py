@@ -7,6 +7,7 @@ import torch
 from support.helpers import same, stop_at, without_times
 
 from videossl_core import prepare, runs, training
+from videossl_core.data import files
 from videossl_core.runs import RunError
 from videossl_core.training import Trainer
 
@@ -196,6 +197,6 @@ def test_damaged_checkpoint_is_named(tmp_path):
 
 def test_one_process_per_run(tiny):
     p = tiny()
-    with runs.exclusively(p.run_dir), pytest.raises(RunError, match="another process trains this run now"):
+    with files.locked(p.run_dir), pytest.raises(files.Busy, match="another process works here now"):
         training.train(p)
     assert training.train(p).finished

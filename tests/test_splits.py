@@ -14,10 +14,10 @@ from videossl_core.data.splits import SplitError
 
 
 def index_of(sizes: list[int]) -> datasets.Index:
-    rows = [(f"c{k}/v{i:03d}.avi", f"c{k}", "train") for k, n in enumerate(sizes) for i in range(n)]
-    rows += [(f"c{k}/t.avi", f"c{k}", "test") for k in range(len(sizes))]
-    table = pd.DataFrame(sorted(rows), columns=["video", "class_name", "split"])
     classes = [f"c{k}" for k in range(len(sizes))]
+    train = [(f"{c}/v{i:03d}.avi", c, "train") for c, n in zip(classes, sizes, strict=True) for i in range(n)]
+    test = [(f"{c}/t.avi", c, "test") for c in classes]
+    table = pd.DataFrame(sorted(train + test), columns=["video", "class_name", "split"])
     table["label"] = table.class_name.map(classes.index)
     return datasets.Index(Path(), table, classes, classes)
 
@@ -48,16 +48,13 @@ def test_draw(sizes, pct, draw, seed):
     assert splits.split_hash(again) == splits.split_hash(split)
 
 
-def test_seeds_draw_differently():
-    index = index_of([40, 40])
-    assert splits.split_hash(split_of(index, seed=0)) != splits.split_hash(split_of(index, seed=1))
-
-
 def test_split_survives_its_file():
-    split = split_of(index_of([5, 5]))
+    """And its hash, which another seed's draw does not share."""
+    split = split_of(index_of([40, 40]))
     again = splits.from_csv(splits.to_csv(split))
     pd.testing.assert_frame_equal(again, split.reset_index(drop=True), check_dtype=False)
     assert splits.split_hash(again) == splits.split_hash(split)
+    assert splits.split_hash(split_of(index_of([40, 40]), seed=1)) != splits.split_hash(split)
 
 
 @pytest.fixture
@@ -98,16 +95,15 @@ def test_wrong_line_named(listed, text, message):
 
 def test_list_with_missing_videos(listed):
     """A copy may lack max_reject_pct of a list's videos; where official lists say which exist, none."""
-    lines = [f"c0/v{i:03d}.avi*0" for i in range(19)]
-    index = index_of([19])
-    whole = listed("\n".join(lines), index)
+    text, index = "".join(f"c0/v{i:03d}.avi*0\n" for i in range(19)), index_of([19])
+    whole = listed(text, index)
+    text += "c0/gone.avi*0"
     with pytest.warns(UserWarning, match=r"line 20: 'c0/gone.avi' is not .* \(1 of 20 such lines\)"):
-        split = listed("\n".join([*lines, "c0/gone.avi*0"]), index)
-    pd.testing.assert_frame_equal(split, whole)
+        pd.testing.assert_frame_equal(listed(text, index), whole)
     with pytest.raises(SplitError, match=r"1 of 20 such lines\); max_reject_pct is how many may"):
-        listed("\n".join([*lines, "c0/gone.avi*0"]), index, max_reject_pct=4)
+        listed(text, index, max_reject_pct=4)
     with pytest.raises(SplitError, match=r"1 of 20 such lines\); label_draw"):
-        listed("\n".join([*lines, "c0/gone.avi*0"]), index, lists=Path("lists"))
+        listed(text, index, lists=Path("lists"))
 
 
 def test_stars_in_names(listed):

@@ -245,7 +245,7 @@ def test_notebook_and_its_solutions(project):
         )
     assert texts.count("by the function") == 2 * 4  # as text and as HTML: equations 1, 3, 4 and 5
     assert "'clips': (4, 3, 8, 24, 24)" in texts
-    assert "'L_s': (2,), 'L_u': (2,), 'L_d': (4,), 'loss': ()" in texts.replace("\n ", "")
+    assert "'L_s': (2,),\n 'L_u': (2,),\n 'L_d': (4,),\n 'loss': ()" in texts
     html = "".join(output.get("data", {}).get("text/html", "") for output in outputs(done))
     assert html.count("Drawn for ") == 5  # readable without a kernel
     assert html.count("<video") == 8

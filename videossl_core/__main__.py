@@ -10,19 +10,16 @@ import yaml
 from videossl_core import devices, distributed, params, prepare, runs, training
 
 
-def main(words: list[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m videossl_core", description="Train one run.")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="given")
-    given = {name: yaml.safe_load(value) for name, value in parser.parse_args(words).given}
+    given = {name: yaml.safe_load(value) for name, value in parser.parse_args().given}
     p: params.Params = params.load(**given)
     with distributed.joined(devices.device(p)) as ranks, runs.open(p, ranks) as run:
         if not run.finished:
             for row in run.record(training.Trainer(p, prepare.prepare(p), ranks)):
                 if ranks.first:
-                    print(
-                        *(f"{n} {v:.4g}" if isinstance(v, float) else f"{n} {v}" for n, v in row.items()),
-                        flush=True,
-                    )
+                    print(row, flush=True)
     print(run.folder)
 
 

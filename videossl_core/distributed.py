@@ -9,13 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Ranks:
         dist.all_reduce(total)
         return dict(zip(values, (total / self.count).tolist(), strict=True))
 
-    def gather(self, value: Value) -> list[Value]:
+    def gather(self, value: Any) -> list:
         """The value of every process, in order of rank."""
         if self.count == 1:
             return [value]
@@ -46,7 +44,7 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
-    def broadcast(self, value: Value) -> Value:
+    def broadcast(self, value: Any) -> Any:
         """The first process's value."""
         return self.gather(value)[0]
 

@@ -97,11 +97,6 @@ class Method:
         """Rows of NEEDS, in the order of that table."""
         return tuple(name for name in NEEDS if any(name in TERMS[t].needs for t in self.terms))
 
-    @property
-    def averages(self) -> bool:
-        """Is there an averaged network beside the one that is trained?"""
-        return any(NEEDS[name].averaged for name in self.needs)
-
     def heads(self, classes: int, teacher_classes: int) -> dict[str, int]:
         """The network's outputs: p(x), and q(v) or the rotation where a loss needs it."""
         heads = {"classes": classes}

@@ -105,10 +105,6 @@ def _turned(batch: Batch, p: Params) -> Tensor:
     return torch.stack([torch.rot90(c, turn, (2, 3)) for c, turn in zip(clips, turns, strict=True)])
 
 
-def _rotation_passes(p: Params) -> float:
-    return (3 if p.s4l_rotations == "all" else 1) * (1 if p.s4l_rotate_on == "both" else 0.5)
-
-
 def _of_average(ema: nn.Module, batch: Batch) -> Outputs:
     """Mean teacher sees another crop of the same clips, or the same one."""
     return {"ema_classes": ema(batch.get("other", batch["clips"]))["classes"]}
@@ -119,5 +115,10 @@ NEEDS: dict[str, Need] = {
     "teacher": Need(_teacher, heads=lambda teacher_classes: {"embedding": teacher_classes}),
     "other": Need(_other_crop, averaged=_of_average, passes=lambda p: 1 / 3),  # a forward pass alone
     "strong": Need(_strong_view, views=lambda batch, p: batch["strong"], passes=lambda p: 0.5),
-    "turn": Need(_turn, views=_turned, heads=lambda _: {"rotation": 4}, passes=_rotation_passes),
+    "turn": Need(
+        _turn,
+        views=_turned,
+        heads=lambda _: {"rotation": 4},
+        passes=lambda p: (3 if p.s4l_rotations == "all" else 1) / (1 if p.s4l_rotate_on == "both" else 2),
+    ),
 }

@@ -32,9 +32,6 @@ class VideoPredictions:
     root: Path
     store: FrameStore
 
-    def path(self, video: str) -> Path:
-        return self.root / video
-
     def write(self, path: Path) -> None:
         files.write_text(path, self.table.round(4).to_csv(index=False, lineterminator="\n"))
 

@@ -1,7 +1,4 @@
-"""The folder of one run: its parameters, split, versions and results; started, resumed, saved and finished.
-
-outputs/<dataset>/<method>/<label_pct>/seed<seed>/ holds the FILES below.
-"""
+"""The folder of one run, outputs/<dataset>/<method>/<label_pct>/seed<seed>/, from its start to its end."""
 
 import json
 import time
@@ -9,7 +6,6 @@ import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 import torch
@@ -41,8 +37,7 @@ class RunError(RuntimeError):
 
 
 def read_table(path: Path, dtype=NAMES) -> pd.DataFrame:
-    """A CSV in which videos and classes are named: a name is text, "1" and "None" too, and only an empty cell
-    has no value."""
+    """A CSV in which names of videos and classes are text, "1" and "None" too; an empty cell has no value."""
     return pd.read_csv(path, dtype=dtype, keep_default_na=False, na_values=[""])
 
 
@@ -113,7 +108,7 @@ class OpenRun(Run):
     def __init__(self, p: Params, ranks: Ranks):
         super().__init__(p.run_dir)
         self.p, self.ranks = p, ranks
-        self._rows: Generator[dict] | None = None
+        self.rows = self._record(None)
         self.look()
 
     def look(self) -> None:
@@ -125,7 +120,7 @@ class OpenRun(Run):
         """Is there nothing to do?"""
         return self.status == "finished"
 
-    def _status(self) -> Literal["new", "resumed", "finished"]:
+    def _status(self) -> str:
         """``overwrite`` replaces a finished run or one with other parameters; one that it has started and
         that was interrupted is resumed, so that the same command can be given again."""
         p = self.p
@@ -154,8 +149,8 @@ class OpenRun(Run):
             RunError: the split, classes, videos or teacher are not those that the run started with.
             FloatingPointError: a loss, gradient or weight is not finite; the last good checkpoint stays.
         """
-        self._rows = self._record(trainer)
-        return self._rows
+        self.rows = self._record(trainer)
+        return self.rows
 
     def _record(self, trainer) -> Generator[dict]:
         if self.finished:
@@ -239,43 +234,22 @@ class OpenRun(Run):
                 self.write_predictions(trainer.test_predictions)
             self.write_checkpoint(trainer.state_dict())
 
-    def close(self) -> None:
-        """Save what was trained, if the loop over ``record`` was left early."""
-        if self._rows is not None:
-            self._rows.close()
-
 
 @contextmanager
 def open(p: Params, ranks: Ranks | None = None) -> Iterator[OpenRun]:
     """The run that ``p`` names: new, resumed or finished. Nobody else can train it inside the block.
 
     Raises:
-        RunError: another process trains it, the folder holds a run with other parameters, or there is none
-            although ``resume = must``.
+        RunError: the folder holds a run with other parameters, or there is none although ``resume = must``.
+        files.Busy: another process trains it.
     """
     run = OpenRun(p, ranks or Ranks())
     if run.finished:  # without the lock: its folder may be read-only
         yield run
         return
-    with exclusively(run.folder) if run.ranks.first else nullcontext():
+    with files.locked(run.folder, wait=False) if run.ranks.first else nullcontext():
         run.look()  # another process may have trained it meanwhile
         try:
             yield run
         finally:
-            run.close()
-
-
-@contextmanager
-def exclusively(folder: Path) -> Iterator[None]:
-    """Be the only process that trains the run in this folder.
-
-    Raises:
-        RunError: another process does.
-    """
-    try:
-        with files.locked(folder, wait=False):
-            yield
-    except files.Busy:
-        raise RunError(
-            f"{folder}: another process trains this run now. Wait for it, or give another seed or outputs"
-        ) from None
+            run.rows.close()  # saves what was trained if the loop over ``record`` was left early

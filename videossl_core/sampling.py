@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from videossl_core.data.frames import FrameStore
-from videossl_core.streams import Stream
+from videossl_core.data.splits import Stream
 
 
 @lru_cache(maxsize=4)

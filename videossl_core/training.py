@@ -12,17 +12,18 @@ from videossl_core import distributed, evaluation, losses, methods, models, prec
 from videossl_core.batches import Batches, loader, prefetch
 from videossl_core.devices import device, interrupts_wait, reproducible
 from videossl_core.distributed import Ranks
-from videossl_core.needs import Batch, Outputs
+from videossl_core.models import VideoNet
+from videossl_core.needs import NEEDS, Batch, Outputs
 from videossl_core.params import Params
 from videossl_core.prepare import Data, prepare
 from videossl_core.teacher import IMAGENET_CLASSES
 
 
-def build_network(p: Params, classes: int) -> models.VideoNet:
+def build_network(p: Params, classes: int) -> VideoNet:
     """The network with the heads its method trains; the same seed gives the same first weights."""
     torch.manual_seed(p.seed)
     heads = methods.METHODS[p.method].heads(classes, len(IMAGENET_CLASSES))
-    return models.VideoNet(p.backbone, heads, p.shortcut, p.width)
+    return VideoNet(p.backbone, heads, p.shortcut, p.width)
 
 
 def learning_rate(step: int, p: Params) -> float:
@@ -42,9 +43,7 @@ class Trainer:
         network: instead of the one that ``build_network`` makes.
     """
 
-    def __init__(
-        self, p: Params, data: Data, ranks: Ranks | None = None, network: models.VideoNet | None = None
-    ):
+    def __init__(self, p: Params, data: Data, ranks: Ranks | None = None, network: VideoNet | None = None):
         self.p, self.data, self.ranks, self.device = p, data, ranks or Ranks(), device(p)
         self.method = methods.METHODS[p.method]
         self.batches = Batches(p, self.method, data.split, data.store, data.targets, self.ranks)
@@ -54,7 +53,8 @@ class Trainer:
         )
         self.precision.apply(self.network)
         self.model = self.ranks.wrap(self.network, p.sync_batch_norm, self.device)
-        self.ema = models.averaged(self.network, p.ema_decay) if self.method.averages else None
+        averages = any(NEEDS[name].averaged for name in self.method.needs)
+        self.ema = models.averaged(self.network, p.ema_decay) if averages else None
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), p.lr, p.momentum, dampening=p.dampening, weight_decay=p.weight_decay
         )

@@ -19,7 +19,7 @@ def show_uncertain(predictions: VideoPredictions, n: int = 6, along: bool = Fals
     parts = []
     for row in predictions.table[predictions.table.reason == ""].head(n).itertuples():
         caption = f"<b>{escape(row.video)}</b><br>{escape(_in_words(row))}"
-        parts.append(films.playing(films.for_browser(predictions.path(row.video)), caption, 240))
+        parts.append(films.playing(films.for_browser(predictions.root / row.video), caption, 240))
         if along:
             figure = confidences(predictions, row.video)
             picture = plots.bundle(figure)[0]["text/html"]

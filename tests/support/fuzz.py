@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -106,9 +107,8 @@ def videos(n: int, folder: Path, seed: int = 0) -> list[str]:
                 assert len(store.images(name, np.arange(count), teacher)) == count
         except Exception as error:
             wrong.append(f"{name}: {row.frames} frames, but {error!r}")
-    after = {name: data for name, data in helpers.tree(folder).items() if not name.startswith("store/")}
     usable = int((store.table.reason == "").sum())
-    if after != before:
+    if {name: data for name, data in helpers.tree(folder).items() if not name.startswith("store/")} != before:
         wrong.append("something was written outside the store")
     if not n // 20 < usable < n:
         wrong.append(f"{usable} of {n} are usable: these mutants prove little")
@@ -187,22 +187,22 @@ def list_files(folder: Path) -> dict[str, tuple[dict, Path]]:
             path.touch()
     label = {name: name.split("/")[0] for name in names}
     train, test = [n for n in names if "g05" not in n], [n for n in names if "g05" in n]
-    clips = [f"{c},id{i:08d},{i},{i + 10},{s}\n" for c in ids for i in range(5) for s in ("train", "val")]
-    rows = [f"{n},{label[n]},{'test' if n in test else 'train'}\n" for n in names]
-    texts = {
-        "ucf/classInd.txt": "".join(f"{i} {c}\r\n" for c, i in ids.items()),
-        "ucf/trainlist01.txt": "".join(f"{n} {ids[label[n]]}\n" for n in train),
-        "ucf/testlist01.txt": "".join(f"{n}\n" for n in test),
-        "kinetics/all.csv": "".join(["label,youtube_id,time_start,time_end,split\n", *clips]),
-        "own/videos.csv": "".join(["video,label,split\n", *rows]),
-        "labels/some.lst": "".join(f"videos/{n}*{ids[label[n]]}\n" for n in train[::2]),
+    clips = [f"{c},id{i:08d},{i},{i + 10},{s}" for c in ids for i in range(5) for s in ("train", "val")]
+    rows = [f"{n},{label[n]},{'test' if n in test else 'train'}" for n in names]
+    lines = {
+        "ucf/classInd.txt": [f"{i} {c}\r" for c, i in ids.items()],
+        "ucf/trainlist01.txt": [f"{n} {ids[label[n]]}" for n in train],
+        "ucf/testlist01.txt": test,
+        "kinetics/all.csv": ["label,youtube_id,time_start,time_end,split", *clips],
+        "own/videos.csv": ["video,label,split", *rows],
+        "labels/some.lst": [f"videos/{n}*{ids[label[n]]}" for n in train[::2]],
     }
     for c in ids:
         videos = [n.split("/")[1] for n in names if label[n] == c]
-        texts[f"hmdb/{c}_test_split1.txt"] = "".join(f"{n} {1 + (i > 3)} \n" for i, n in enumerate(videos))
-    for name, text in texts.items():
+        lines[f"hmdb/{c}_test_split1.txt"] = [f"{n} {1 + (i > 3)} " for i, n in enumerate(videos)]
+    for name in lines:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+        (folder / name).write_text("\n".join([*lines[name], ""]))
     own = {"dataset": "fuzz", "root": folder / "root", "outputs": folder / "outputs", "method": "supervised"}
     ucf = own | {"source": "ucf101", "lists": folder / "ucf"}
     hmdb = own | {"source": "hmdb51", "lists": folder / "hmdb"}
@@ -210,7 +210,7 @@ def list_files(folder: Path) -> dict[str, tuple[dict, Path]]:
     csv = own | {"source": "csv", "lists": folder / "own/videos.csv"}
     labels = ucf | {"label_draw": "list", "label_list": folder / "labels/some.lst"}
     given = {"ucf": ucf, "kinetics": kinetics, "own": csv, "labels": labels, "hmdb": hmdb}
-    return {name: (given[name.split("/")[0]], folder / name) for name in texts}
+    return {name: (given[name.split("/")[0]], folder / name) for name in lines}
 
 
 def lists(n: int, folder: Path) -> list[str]:
@@ -256,8 +256,7 @@ def lists(n: int, folder: Path) -> list[str]:
 def parameter_files(n: int, folder: Path) -> list[str]:
     """Load n mutated parameter files: ParameterError, or parameters whose runs stay in their folder."""
     originals = {path.stem: path.read_bytes() for path in (params.ROOT / "params").glob("*.yaml")}
-    everything = params.Params(source="demo").model_dump(mode="json", exclude_none=True)
-    everything.pop("dataset")
+    everything = params.Params(source="demo").model_dump(mode="json", exclude_none=True, exclude={"dataset"})
     originals["everything"] = "".join(f"{k}: {v}\n" for k, v in everything.items()).encode()
     (folder / "params").mkdir(parents=True)
     for name, content in originals.items():
@@ -312,20 +311,19 @@ def caches(n: int, folder: Path, seed: int = 0) -> list[str]:
     store.add(names, folder / "videos", workers=1)
     run = runs.Run(folder / "run")
     run.write_checkpoint({"metrics": [], "log": [], "step": 1, "model": {"w": torch.ones(100)}})
-    targets = [store.path("a.mp4"), store.table_path, run.checkpoint]
-    originals = {path: path.read_bytes() for path in targets}
+    readers = {
+        store.path("a.mp4"): lambda: store.images("a.mp4", np.arange(12)),
+        store.table_path: lambda: FrameStore(folder / "store", store.settings),
+        run.checkpoint: run.read_checkpoint,
+    }
+    targets, originals = list(readers), {path: path.read_bytes() for path in readers}
     wrong = []
     for i in range(n):
         path = targets[i % 3]
         path.write_bytes(mutate_video(rng, originals[path], originals[targets[(i + 1) % 3]]))
         try:
-            with helpers.ignored_warnings():
-                if path == run.checkpoint:
-                    run.read_checkpoint()
-                elif path == store.table_path:
-                    FrameStore(folder / "store", store.settings)
-                else:
-                    store.images("a.mp4", np.arange(12))
+            with warnings.catch_warnings(action="ignore"):
+                readers[path]()
         except (ValueError, IndexError, runs.RunError) as error:
             if str(path) not in str(error):
                 wrong.append(f"mutant {i} of {path.name}: {error!r} does not name the file")

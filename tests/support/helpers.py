@@ -5,9 +5,8 @@ import os
 import shutil
 import signal
 import time
-import warnings
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -198,10 +197,3 @@ def train_with_small_files(given: dict, most: int) -> None:
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     training.train(params.load(**given))
-
-
-@contextmanager
-def ignored_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -58,7 +58,7 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         if not wait:
-            raise Busy(f"{folder}: another process works in this folder now") from None
+            raise Busy(f"{folder}: another process works here now; wait for it or take another") from None
         warnings.warn(f"waiting for another process that works in {folder}", stacklevel=4)
         lock.acquire(poll_interval=0.2)
     try:

@@ -6,13 +6,11 @@ from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
 from videossl_core.data import files
-
-Job = TypeVar("Job")
 
 
 class Lost(RuntimeError):
@@ -20,8 +18,8 @@ class Lost(RuntimeError):
 
 
 def map_unordered(
-    function: Callable[[Job], Any], jobs: list[Job], workers: int | None = None, timeout: float | None = None
-) -> Generator[tuple[Job, Any], None, None]:
+    function: Callable[[Any], Any], jobs: list, workers: int | None = None, timeout: float | None = None
+) -> Generator[tuple[Any, Any], None, None]:
     """Pairs of a job and its result, or the ``Lost`` that took its place, in the order of completion.
 
     An exception that a job raises ends the others too. There is one process per core unless ``workers`` says
@@ -33,7 +31,7 @@ def map_unordered(
     context.set_forkserver_preload([function.__module__])
     workers = max(1, min(workers or os.cpu_count() or 1, len(jobs)))
     waiting = iter(jobs)
-    running: dict[Future, Job] = {}
+    running: dict[Future, Any] = {}
     with ProcessPool(workers, context=context) as pool:
         try:
             while True:

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from enum import IntEnum
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -10,7 +11,15 @@ import pandas as pd
 from videossl_core.data import files
 from videossl_core.data.datasets import Index
 from videossl_core.params import Params
-from videossl_core.streams import Stream
+
+
+class Stream(IntEnum):
+    """A generator is seeded with ``[seed, stream, ...]``: every published draw depends on these numbers."""
+
+    UNIFORM = 1  # which training videos have a label, whatever their class
+    STRATIFIED = 2  # which videos of each class have one
+    ORDER = 3  # the order of the videos in an epoch
+    CLIPS = 4  # everything random in a step's batch
 
 
 class SplitError(ValueError):
