@@ -2,6 +2,7 @@
 
 import re
 
+import nbformat
 import pytest
 import yaml
 
@@ -34,6 +35,13 @@ def test_readme_table_has_the_published_numbers():
 def test_page_without_a_mark_is_refused():
     with pytest.raises(ValueError, match="no <!-- claims -->"):
         page.fill("<!-- claims -->\nno end\n", {"claims": "| a |"})
+
+
+def test_readme_loop_is_the_tours():
+    """Which test_loop.py proves to be the engine's, bit for bit."""
+    loop = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    cells = nbformat.read(ROOT / "notebooks/tour.ipynb", 4).cells
+    assert any(loop.strip() in cell.source for cell in cells if "loop" in cell.metadata.get("tags", []))
 
 
 def test_readme_is_short():

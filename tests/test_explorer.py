@@ -39,8 +39,8 @@ def test_select(selection, videos):
 
 def test_figure5_cycles_through_classes():
     """Figure 5: right by the last model, wrong by the first; the other models do not matter."""
-    names = [("a1", "A", 0.9), ("a2", "A", 0.8), ("b1", "B", 0.5), ("b2", "B", 0.4), ("c1", "C", 0.7)]
-    last = pd.DataFrame(names, columns=["video", "class_name", "video_confidence"]).assign(video_right=True)
+    last = pd.DataFrame({"video": ["a1", "a2", "b1", "b2", "c1"], "class_name": [*"AABBC"]})
+    last = last.assign(video_confidence=[0.9, 0.8, 0.5, 0.4, 0.7], video_right=True)
     first = last.assign(video_right=last.video == "b2")
     models = {"supervised": first, "sd": first, "videossl": last}
     assert list(figure5.pick_videos(models, 4).video) == ["a1", "c1", "b1", "a2"]

@@ -1,6 +1,5 @@
 """Label splits: properties of the draws, and errors in label lists."""
 
-import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -128,6 +127,4 @@ def test_classes_without_label():
     assert set(split.class_name[split.role == "labelled"]) == {"c0"}
     with pytest.warns(UserWarning, match="no labelled video of c1"):
         splits.warn_without_label(split, ["c0", "c1"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        splits.warn_without_label(split_of(index_of([20, 1])), ["c0", "c1"])
+    splits.warn_without_label(split_of(index_of([20, 1])), ["c0", "c1"])  # a warning would be an error

@@ -60,6 +60,7 @@ def test_trainer_alone_writes_nothing(tiny):
     assert list(trainer) == []  # it is at its end
 
 
+@pytest.mark.slow
 def test_same_command_same_bits(tiny):
     """And with ``deterministic`` nearly the default's."""
     weights = []

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from textwrap import dedent
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from IPython import get_ipython
 from IPython.display import Markdown
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from videossl_core import params
 from videossl_core.params import AnyParams, MethodName, Names, ParameterError, Params, ProjectPath, WhichRun
@@ -53,11 +54,23 @@ class TourParams(Params):
     teacher_temperature: float = Field(1, ge=1, le=1)
 
 
+def _new_method(name: str) -> str:
+    if name in get_args(MethodName):
+        raise PydanticCustomError("known_method", "is a method of the table; give yours a name of its own")
+    return name
+
+
 class OwnParams(Params):
     """Parameters of own_method.ipynb, whose method is a row that the notebook itself adds."""
 
-    method: str = Field("order", pattern=r"^[a-z]\w*$")  # type: ignore[assignment]
+    method: Annotated[str, AfterValidator(_new_method)] = Field("order", pattern=r"^[a-z]\w*$")
     baseline: MethodName = "videossl"
+
+    @property
+    def of_baseline(self) -> Params:
+        """The same run by the method that yours is compared with."""
+        values = {name: getattr(self, name) for name in Params.model_fields}
+        return Params(**values | {"method": self.baseline})
 
 
 def parameters(model: type[AnyParams] = Params) -> AnyParams:

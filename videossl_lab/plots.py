@@ -156,13 +156,34 @@ def gain(table: pd.DataFrame, difference: Gain) -> Figure:
     """Held-out video_top1 of two methods (a column of ``table``), and the difference with its interval."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.4), width_ratios=(3, 2))
     titles = [METHODS[name].title for name in table.index]
-    colours = [COLOURS.get(name, "#0072b2") for name in table.index]  # a notebook's own method has none
+    colours = [COLOURS[name] for name in table.index]
     bars = left.barh(titles, table.video_top1, color=colours)
     left.bar_label(bars, fmt="%.1f", padding=3)
     left.set(xlabel="video top-1 on held-out videos, %", xlim=(0, 112), ylim=(1.5, -0.5))
-    right.axvline(0, color="black", lw=1)
-    right.plot([difference.low, difference.high], [0, 0], "|-", color=colours[-1])
-    right.plot(difference.points, 0, "o", color=colours[-1])
-    right.set(yticks=[], xlabel="gain, points (95 % interval)")
+    gain_interval(right, difference, colours[-1])
     words = ", ".join(f"{name} {top1:.1f} %" for name, top1 in zip(titles, table.video_top1, strict=True))
     return described(figure, f"Video top-1 on the held-out videos: {words}; {difference}.")
+
+
+def gain_curves(metrics: dict[str, pd.DataFrame], difference: Gain) -> Figure:
+    """Test video_top1 of two methods over the iterations, from their metrics.csv, and the difference at the
+    end with its interval."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2), width_ratios=(3, 2))
+    words = []
+    for name, table in metrics.items():
+        rows, title = table[table.subset == "test"], METHODS[name].title
+        colour = COLOURS.get(name, "#0072b2")  # a notebook's own method has none
+        left.plot(rows.step, rows.video_top1, "o-", color=colour, label=title)
+        words.append(f"{title} {', '.join(f'{value:.1f}' for value in rows.video_top1)} %")
+    left.set(xlabel="iteration", ylabel="video top-1 on test videos, %", xlim=(0, None), ylim=(0, 102))
+    left.legend()
+    gain_interval(right, difference, colour)
+    return described(figure, f"Video top-1 of two methods on test videos: {'; '.join(words)}. {difference}.")
+
+
+def gain_interval(axis: Axes, difference: Gain, colour: str) -> None:
+    """A gain as a point, its 95 % interval as a line, and zero."""
+    axis.axvline(0, color="black", lw=1)
+    axis.plot([difference.low, difference.high], [0, 0], "|-", color=colour)
+    axis.plot(difference.points, 0, "o", color=colour)
+    axis.set(yticks=[], xlabel="gain, points (95 % interval)")

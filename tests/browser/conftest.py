@@ -103,15 +103,13 @@ class Notebook:
 
     def wait(self, seconds: float) -> None:
         """Until no cell waits or runs and the kernel is idle; all must have run without an error."""
-        self.page.wait_for_function(
-            """() => {
-                const found = document.querySelectorAll('.jp-CodeCell .jp-InputPrompt');
-                const prompts = [...found].map(p => p.textContent);
-                const idle = document.querySelector('.jp-Notebook-ExecutionIndicator[data-status="idle"]');
-                return idle && prompts.some(p => /[0-9]/.test(p)) && !prompts.some(p => p.includes('*'));
-            }""",
-            timeout=1000 * seconds,
-        )
+        finished = """() => {
+            const found = document.querySelectorAll('.jp-CodeCell .jp-InputPrompt');
+            const prompts = [...found].map(p => p.textContent);
+            const idle = document.querySelector('.jp-Notebook-ExecutionIndicator[data-status="idle"]');
+            return idle && prompts.some(p => /[0-9]/.test(p)) && !prompts.some(p => p.includes('*'));
+        }"""
+        self.page.wait_for_function(finished, timeout=1000 * seconds)
         assert self.errors() == []
         assert self.not_run() == []
 
@@ -122,24 +120,21 @@ class Notebook:
 
     def not_run(self) -> list[str]:
         """Code cells with something in them and no execution count."""
-        return self.page.evaluate(
-            """() => [...document.querySelectorAll('.jp-CodeCell')]
-                .filter(c => !/[0-9]/.test(c.querySelector('.jp-InputPrompt').textContent))
-                .map(c => c.querySelector('.cm-content').textContent).filter(text => text.trim())"""
-        )
+        find = """() => [...document.querySelectorAll('.jp-CodeCell')]
+            .filter(c => !/[0-9]/.test(c.querySelector('.jp-InputPrompt').textContent))
+            .map(c => c.querySelector('.cm-content').textContent).filter(text => text.trim())"""
+        return self.page.evaluate(find)
 
     def broken(self) -> list[str]:
         """Images that do not show and videos that do not play, once they had time to load."""
-        find = """() => [
-            ...[...document.querySelectorAll('.jp-Notebook img')]
-                .filter(i => !i.complete || !i.naturalWidth).map(i => 'image ' + i.src.slice(0, 80)),
-            ...[...document.querySelectorAll('.jp-Notebook video')]
-                .filter(v => v.error || v.readyState < 2).map(v => 'video ' + v.src.slice(0, 80))]"""
+        find = """() => [...document.querySelectorAll('.jp-Notebook img, .jp-Notebook video')]
+            .filter(e => e.tagName == 'IMG' ? !(e.complete && e.naturalWidth) : e.error || e.readyState < 2)
+            .map(e => e.tagName + ' ' + e.src.slice(0, 80))"""
         for _ in range(20):
-            if not self.page.evaluate(find):
+            if not (broken := self.page.evaluate(find)):
                 break
             self.page.wait_for_timeout(250)
-        return self.page.evaluate(find)
+        return broken
 
     def check(self) -> None:
         """What holds of every notebook that has run; and its picture, for people to look at."""
