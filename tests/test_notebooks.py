@@ -291,14 +291,6 @@ def test_literal_command(project, seed):
 
 
 @SLOW
-def test_own_method(project):
-    done = shown(execute(project, "own_method", dataset="tiny", label_pct=50, steps=4))
-    assert re.search(r"gain in video top-1: .*; 14 videos", done)
-    log = pd.read_csv(project / "outputs/tiny/order@own/50/seed0/log.csv")
-    assert {"loss_distil", "loss_order"} <= set(log.columns)
-
-
-@SLOW
 def test_notebooks_run_from_any_folder(project, tmp_path, monkeypatch):
     """JupyterLab starts a kernel in the notebook's folder, papermill in the caller's."""
     monkeypatch.chdir(tmp_path)

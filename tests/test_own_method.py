@@ -1,4 +1,4 @@
-"""A method that a notebook adds to the table: trained beside VideoSSL, in its own folder, unknown elsewhere."""
+"""A method that a notebook adds to the table: trained beside VideoSSL, refused by name elsewhere."""
 
 import re
 
