@@ -242,10 +242,10 @@ def test_parameters_however_written(project):
         notebook.cells += [nbformat.v4.new_code_cell(cell) for cell in (*cells, check)]
     where = {"metadata": {"path": str(project)}}
     NotebookClient(notebook, kernel_name="python3", allow_errors=True, resources=where).execute()
-    checks = iter([cell.outputs[-1] for cell in notebook.cells if cell.source == check])
-    for name, (_, expected) in WRITTEN.items():
-        output = next(checks)
-        assert expected in output.get("evalue", output.get("text")), name
+    checks = [cell.outputs for cell in notebook.cells if cell.source == check]
+    for (name, (_, expected)), outputs in zip(WRITTEN.items(), checks, strict=True):
+        text = "".join(output.get("evalue", output.get("text")) for output in outputs)
+        assert expected in text, name
 
 
 UNKNOWN = "unknown parameter 'label_pctt'; did you mean 'label_pct'"
