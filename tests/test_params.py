@@ -21,7 +21,7 @@ from videossl_lab.notebook import FigureParams
 
 # Defaults that a notebook does not share with the others: a short run of its own, the user's own data set
 OWN = {(stem, name) for stem in ("tour", "own_method") for name in ("steps", "eval_every", "variant")}
-OWN |= {("annotate", "dataset"), ("own_method", "overwrite")}
+OWN |= {("annotate", "dataset")}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FILES = sorted((ROOT / "params").glob("*.yaml"))
 
