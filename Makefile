@@ -5,22 +5,35 @@ SEED ?= 0
 DATASET ?= demo
 GPUS ?= 1
 WORKERS ?= 2
+EXTRA ?= test
 STRIP := $(BIN)/nbstripout --extra-keys "metadata.papermill cell.metadata.papermill metadata.widgets"
 
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-fast test-browser report lab proofs fuzz bench grid lint tidy lock clean
+.PHONY: help setup demo test test-fast test-browser report lab proofs fuzz bench waits grid lint tidy lock clean
 .DEFAULT_GOAL := help
 
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-setup: .venv/ready  ## the environment alone (LOCK=1: exactly the versions of requirements.lock)
+setup: .venv/ready  ## the environment alone (LOCK=1: exactly the versions of requirements.lock; CPU=1 EXTRA=grid: docs/installing.md)
+
+# Only these two come from PyTorch's index, and before the rest, which then finds them installed. pip may look
+# elsewhere too (its own settings), so what it took is checked before gigabytes follow.
+CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+define without_cuda
+$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --index-url $(CPU_INDEX) \
+    $$(grep -E '^torch(vision)?==' requirements.lock) \
+    || { echo 'No PyTorch without CUDA from $(CPU_INDEX). Name a mirror: make setup CPU=1 CPU_INDEX=<address>; or leave out CPU=1 (6.5 GB).'; exit 1; }
+$(BIN)/python -c 'import runpy, sysconfig; assert runpy.run_path(sysconfig.get_path("platlib") + "/torch/version.py")["cuda"] is None, "pip took a PyTorch with CUDA from elsewhere: look for further indexes in pip config list, then make clean"'
+
+endef
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: make PYTHON=python3.12"'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]' $(if $(LOCK),-c requirements.lock)
+	$(if $(CPU),$(without_cuda))
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRA)]' $(if $(LOCK),-c requirements.lock)
 	touch $@
 
 demo: .venv/ready  ## train, evaluate and explain VideoSSL on rendered videos (SEED=0)
@@ -49,6 +62,9 @@ fuzz: .venv/ready  ## thousands of broken videos, lists, parameter files and cac
 
 bench: .venv/ready  ## speed, as ratios to what this machine can do (ROOT=<real videos>)
 	$(BIN)/python -m benchmarks.bench $(if $(ROOT),--root $(ROOT))
+
+waits: .venv/ready  ## what a newcomer waits for, measured in a fresh clone, into docs/speed.md
+	$(BIN)/python -m benchmarks.waits $(ARGS)
 
 grid: .venv/ready  ## the paper's grid, or a declared one (DATASET= or GRID=, REST=1, METHODS= FRACTIONS= SEEDS= GIVEN= GPUS= ARGS=--dry-run)
 	$(BIN)/python -m snakemake --cores all --resources gpu=$(GPUS) --keep-going --rerun-incomplete $(ARGS) \

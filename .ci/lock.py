@@ -6,12 +6,15 @@ Needs are followed from the extra ``test``, which contains all others; nothing i
 from importlib.metadata import distribution
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 HEAD = """\
 # Versions that the tests pass with. Made by `make lock` from what is installed;
 # used by `make setup LOCK=1`, or pip install -e '.[test]' -c requirements.lock
-# Without it pip takes the newest versions that pyproject.toml allows."""
+# Without it pip takes the newest versions that pyproject.toml allows.
+# Python {python} or newer."""
 
 
 def needed(requirement: Requirement, versions: dict[str, str], seen: set[tuple[str, str]]) -> None:
@@ -28,8 +31,15 @@ def needed(requirement: Requirement, versions: dict[str, str], seen: set[tuple[s
                 needed(further, versions, seen)
 
 
+def oldest_python(name: str) -> Version:
+    """The oldest Python that the installed version of a package runs on."""
+    needs = SpecifierSet(distribution(name).metadata["Requires-Python"] or "")
+    return max((Version(need.version) for need in needs if need.operator == ">="), default=Version("0"))
+
+
 if __name__ == "__main__":
     versions: dict[str, str] = {}
     needed(Requirement("videossl-lab[test]"), versions, set())
     del versions["videossl-lab"]
-    print(HEAD, *(f"{name}=={version}" for name, version in sorted(versions.items())), sep="\n")
+    head = HEAD.format(python=max(map(oldest_python, versions)))
+    print(head, *(f"{name}=={version}" for name, version in sorted(versions.items())), sep="\n")

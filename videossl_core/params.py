@@ -16,6 +16,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 ROOT = Path(__file__).resolve().parents[1]
 """The project folder. Every relative path in a parameter starts here, whatever the working directory:
 papermill starts a kernel in the caller's folder, JupyterLab in the notebook's."""
+if not (ROOT / "params/demo.yaml").exists():  # after a plain `pip install .`: where it is used
+    _above = [Path.cwd(), *Path.cwd().parents]
+    ROOT = next((folder for folder in _above if (folder / "params/demo.yaml").exists()), _above[0])
 
 # The rows of the tables that these names choose from; test_params.py compares them.
 PaperMethod = Literal["supervised", "pseudo_label", "mean_teacher", "sd", "mt_sd", "s4l", "videossl"]
@@ -241,6 +244,8 @@ def load(model: type[AnyParams] = Params, /, **given) -> AnyParams:  # type: ign
     p = check(model, {k: v for k, v in values.items() if k in model.model_fields} | given, "the parameters")
     if isinstance(p, Params) and p.source is None:  # a misspelt data set must not train on something else
         what = f"there is no params/{p.dataset}.yaml{nearest(p.dataset, _datasets())}"
+        if not _datasets():
+            what = f"{ROOT} has no params/*.yaml: clone the project, pip install -e . in it and work there"
         raise ParameterError(f"dataset = {p.dataset!r}: {what}; for your own videos give source and root too")
     return p
 
