@@ -288,7 +288,8 @@ def main(words: list[str] | None = None) -> None:
     plots.style()
     plots.save(draw(result), args.into / "bench")
     print(table(result).to_string())
-    print(f"\n{result['machine']}, {result['format']}, batch {result['batch_size']}; all figures: {path}")
+    print(f"\n{result['machine']}, matrix rate {estimate.matrix_rate():.0f} GFLOP/s in fp32")
+    print(f"{result['format']}, batch {result['batch_size']}; all figures: {path}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
+from support import kernels
 from support.helpers import TINY, project_copy
 
 from videossl_core import params, prepare
@@ -75,6 +76,18 @@ def published_lists() -> Path:
     pytest.skip("no published lists: set VIDEOSSL_LISTS to the folder that holds ucfTrainTestlist/")
 
 
+@pytest.fixture(scope="session")
+def forked_kernels(tmp_path_factory):
+    """Notebooks get kernels that start in a second."""
+    folder = tmp_path_factory.mktemp("kernels")
+    server = kernels.start(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(folder))
+        yield
+    server.kill()
+    server.wait()
+
+
 @pytest.fixture(scope="module")
 def lab(prepared, tmp_path_factory):
     """A copy of the project whose params/ knows the tiny data set, away from the real outputs."""
@@ -82,8 +95,10 @@ def lab(prepared, tmp_path_factory):
 
 
 @pytest.fixture
-def project(lab, monkeypatch):
+def project(lab, forked_kernels, request, monkeypatch):
     """Work in that copy, kernels included: it comes before the installed package on the path."""
+    if request.node.get_closest_marker("kill"):
+        monkeypatch.delenv("JUPYTER_PATH")  # a real kernel, as a user's is, to be killed or interrupted
     monkeypatch.setenv("PYTHONPATH", str(lab))
     monkeypatch.chdir(lab)
     return lab

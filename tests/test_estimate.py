@@ -1,17 +1,20 @@
 """What a data set will cost: proportional to what it is made of, from measured rates."""
 
 import json
+import shutil
+import sys
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import baseline, bench
 from videossl_core import methods, models, params
 from videossl_core.data import datasets
 from videossl_core.params import Params
-from videossl_lab import estimate
+from videossl_lab import estimate, execute, make_demo
 
 
 def test_macs_by_hand():
@@ -116,3 +119,32 @@ def test_baseline_reads_consecutive_frames(tmp_path):
         times = [frame.time for frame in baseline.source_clip(path, rng, 16)]
         assert len(times) == 16
         assert np.allclose(np.diff(times), 1 / 25)
+
+
+def test_demo_scales_with_the_machine(tmp_path, monkeypatch):
+    """Half the matrix rate, twice the wait; a data set without published times has no estimate."""
+    monkeypatch.setattr(params, "ROOT", tmp_path)
+    published = tmp_path / "outputs/reference/demo/waits.csv"
+    published.parent.mkdir(parents=True)
+    published.write_text("step,seconds,gflops\n1_data_prep,30,100\n2_train,40,200\n")
+    assert make_demo.expected("demo", 200).to_dict() == {"1_data_prep": 15, "2_train": 40}
+    assert make_demo.expected("demo", 50).sum() == 4 * make_demo.expected("demo", 200).sum()
+    assert make_demo.expected("other", 200).empty
+
+
+def test_matrix_rate_is_that_of_the_processor():
+    """By PyTorch's own timer."""
+    a, b = torch.randn(2, 2048, 2048)
+    seconds = Timer("a @ b", globals={"a": a, "b": b}).blocked_autorange(min_run_time=1).times
+    assert estimate.matrix_rate() == pytest.approx(2 * 2048**3 / min(seconds) / 1e9, rel=0.5)
+
+
+def test_indented(capsys):
+    """Lines that come in parts, and one too long for the terminal."""
+    out = execute.Indented(sys.stdout)
+    for part in ("training: 1", " of 4\ntraining: 2 of 4\n", "x" * 500 + "\n", "rest"):
+        out.write(part)
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert (first, second) == ("    training: 1 of 4", "    training: 2 of 4")
+    assert third == "    " + "x" * (len(third) - 5) + "…"
+    assert len(third) == shutil.get_terminal_size((110, 24)).columns - 1

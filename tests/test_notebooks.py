@@ -74,11 +74,15 @@ def test_demo_runs_all_notebooks(project):
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=600, env=os.environ)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"Supervised +[\d.]+ +[\d.]+\nVideoSSL +[\d.]+ +[\d.]+\ngain", done.stdout)
+    assert re.search(r"3 of 8: 2_train_videossl\n(    .*\n)+    training VideoSSL: 4 of 4", done.stdout)
     assert Path(done.stdout.partition("Report: ")[2].strip()).samefile(project / "outputs/report/tiny.html")
     folder = project / "outputs/tiny/notebooks/seed0"
     made = {path.stem: nbformat.read(path, 4) for path in sorted(folder.glob("*.ipynb"))}
     for notebook in made.values():
         check_pictures(notebook)
+    waits = pd.read_csv(folder / "waits.csv", index_col="step")
+    assert list(waits.index) == [*made, "report"]
+    assert (waits.seconds > 0).all()
     assert "42 videos of 14 classes" in shown(made["1_data_prep"])
     assert len(pictures(made["1_data_prep"])) == 3
     for notebook in (trained, made["2_train_supervised"], made["2_train_videossl"]):
@@ -184,6 +188,7 @@ def test_killed_notebook_runs_again(project, tiny, fault):
 
 
 @SLOW
+@pytest.mark.kill
 def test_interrupted_cell_runs_again(project, tiny, fault):
     """The stop button during the training cell: the same cell resumes at the very step."""
     given = LONGER | {"seed": 10}

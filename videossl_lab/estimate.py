@@ -1,6 +1,7 @@
 """What a data set will cost in disk and hours, by the rates that ``make bench`` measured."""
 
 import json
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +15,7 @@ from videossl_core.data import codec, datasets
 from videossl_core.methods import METHODS
 from videossl_core.needs import NEEDS
 from videossl_core.params import ROOT, Params
-from videossl_core.teacher import IMAGENET_CLASSES
+from videossl_core.teacher import TEACHER_CLASSES
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,18 @@ def _hours(hours: float) -> str:
     return f"{hours:.3g} h" if hours >= 1 else f"{60 * hours:.2g} min"
 
 
+def matrix_rate(n: int = 2048) -> float:
+    """GFLOP/s of a large fp32 matrix product on the processor, the best of ten: what times of different
+    machines are compared by."""
+    a, b = torch.randn(2, n, n)
+    seconds = []
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - start)
+    return 2 * n**3 / min(seconds) / 1e9
+
+
 def rates() -> dict:
     """What ``make bench`` measured on this machine, or else the published figures."""
     for folder in (ROOT / "outputs" / "bench", ROOT / "outputs" / "reference" / "bench"):
@@ -50,7 +63,7 @@ def rates() -> dict:
 def macs(p: Params, classes: int = 101) -> float:
     """Multiply-adds of a training step per clip: forward, backward, and the further passes of the method."""
     method = METHODS[p.method]
-    heads = method.heads(classes, len(IMAGENET_CLASSES))
+    heads = method.heads(classes, TEACHER_CLASSES)
     one = _macs(p.backbone, p.shortcut, p.width, p.clip_frames, p.crop_size, tuple(heads.items()))
     return one * (1 + sum(NEEDS[name].passes(p) for name in method.needs))
 

@@ -3,31 +3,52 @@
 import argparse
 import os
 import shlex
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 import papermill
-import torch
 import yaml
 from filelock import FileLock, Timeout
 
 from videossl_core.params import ROOT
 
 
-def execute(notebook: str, target: Path, **values) -> None:
+class Indented:
+    """What a notebook prints, line by line: indented, and no wider than the terminal."""
+
+    def __init__(self, stream: TextIO):
+        self.stream, self.rest = stream, ""
+        self.width = shutil.get_terminal_size((110, 24)).columns - 5
+
+    def write(self, text: str) -> None:
+        *lines, self.rest = (self.rest + text).split("\n")
+        for line in lines:
+            cut = line if len(line) <= self.width else line[: self.width - 1] + "…"
+            self.stream.write(f"    {cut}\n")
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def execute(notebook: str, target: Path, shown: TextIO | None = None, **values) -> None:
     """Run ``notebooks/<notebook>.ipynb`` with these parameters and print how long it took.
+
+    Args:
+        shown: where to repeat what the notebook prints, while it runs.
 
     Raises:
         PapermillExecutionError: a cell failed; the executed notebook ``target`` shows which.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    print(f"{target.stem:<24}", end="", flush=True)
     source = ROOT / "notebooks" / f"{notebook}.ipynb"
+    options = {"progress_bar": False, "stdout_file": Indented(shown) if shown else None}
     # The kernel logs errors only: it warns of each local connection.
-    papermill.execute_notebook(source, target, values, progress_bar=False, extra_arguments=["--log-level=40"])
+    papermill.execute_notebook(source, target, values, extra_arguments=["--log-level=40"], **options)
     print(f"{time.perf_counter() - start:5.0f} s   {target}", flush=True)
 
 
@@ -39,6 +60,12 @@ def parse(words: str | list[str]) -> dict:
     return {name: yaml.safe_load(value) for name, value in args.pairs}
 
 
+def gpus() -> int:
+    import torch  # takes seconds, which the process beside a kernel can mostly do without
+
+    return torch.cuda.device_count()
+
+
 @contextmanager
 def one_gpu(folder: Path) -> Iterator[None]:
     """Take a GPU of this machine that no other notebook has; one that a scheduler has chosen stays.
@@ -46,7 +73,8 @@ def one_gpu(folder: Path) -> Iterator[None]:
     Raises:
         RuntimeError: all are taken.
     """
-    if "CUDA_VISIBLE_DEVICES" in os.environ or (count := torch.cuda.device_count()) < 2:
+    count = 0 if "CUDA_VISIBLE_DEVICES" in os.environ else gpus()
+    if count < 2:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
