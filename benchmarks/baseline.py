@@ -5,7 +5,6 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -41,12 +40,14 @@ class Plain:
     videos and runs the ResNet-50 on a frame of each; fp32 in PyTorch's default layout."""
 
     def __init__(self, p: Params, data: Data, device: str):
+        from torchvision.models import resnet50  # here, for it loads as long as torch does
+
         self.p, self.device, self.videos = p, device, [data.index.root / v for v in data.split.video]
         self.rng = np.random.default_rng(0)
         heads = {"classes": len(data.classes), "embedding": 1000}
         self.net = models.VideoNet("resnet18", heads).to(device, memory_format=torch.contiguous_format)
         self.mean = torch.tensor(models.SPORTS1M_MEAN).view(1, 3, 1, 1, 1)
-        self.teacher = torchvision.models.resnet50(weights=None).eval().to(device)
+        self.teacher = resnet50(weights=None).eval().to(device)
         self.optimizer = torch.optim.SGD(self.net.parameters(), p.lr, p.momentum, weight_decay=p.weight_decay)
 
     def clip(self, path: Path) -> tuple[Tensor, Tensor]:

@@ -74,6 +74,14 @@ def test_imports_go_one_way(copy, module, line, message):
     assert message in failing(copy, BIN / "lint-imports")
 
 
+def test_engine_imports_what_it_needs():
+    """Torch and pandas, in about their time: torchvision, which most runs never use, would double it."""
+    heavy = {"torchvision", "torch._dynamo", "scipy", "seaborn", "matplotlib", "ipywidgets", "papermill"}
+    code = f"import sys, videossl_core.training; print(sorted({heavy} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_contributing_is_true():
     """Its modules, tables, tests and make targets exist."""
     text = (ROOT / "CONTRIBUTING.md").read_text()

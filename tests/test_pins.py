@@ -1,7 +1,7 @@
 """What changes only on purpose: a tiny run of every method, the random draws, the published tables.
 
-The values lie in ``tests/pins/``; ``python tests/test_pins.py`` writes them again where a change is meant,
-and the commit says why.
+The values lie in ``tests/pins/``; ``PYTHONPATH=. python tests/test_pins.py`` writes them again where a change
+is meant, and the commit says why.
 """
 
 import json

@@ -1,6 +1,8 @@
 """The frozen teacher: its own preprocessing, computed once, never mistaken for another."""
 
 import io
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ from PIL import Image
 
 from videossl_core import prepare, teacher
 from videossl_core.data import demo
-from videossl_core.teacher import Classifier, TeacherError
+from videossl_core.data.frames import FrameStore
+from videossl_core.teacher import TEACHERS, Classifier, TeacherError
+from videossl_lab import clips
 
 
 @pytest.fixture(scope="module")
@@ -18,20 +22,102 @@ def classifier():
     return Classifier("efficientnet_lite0")
 
 
-def test_targets_are_the_frames_softmax(tiny, classifier):
-    """Against the classifier run by hand on pixels decoded by PIL."""
+def plain(name: str, state: dict | None = None) -> torch.nn.Module:
+    """The network as its authors gave it."""
+    net = TEACHERS[name].build().eval()
+    net.load_state_dict(state or TEACHERS[name].weights())
+    return net.requires_grad_(False)
+
+
+def test_targets_are_the_frames_softmax(tiny):
+    """Against the network run by hand on pixels decoded by PIL."""
+    net = plain("efficientnet_lite0")
     data = prepare.prepare(tiny(), with_teacher=True)
     video = data.rows("unlabelled").video[0]
     jpegs = data.store.read(video, np.arange(4), teacher=True)
     for i, jpeg in enumerate(jpegs):
         pixels = np.asarray(Image.open(io.BytesIO(jpeg))).astype(np.float32)
         x = torch.from_numpy((pixels - 127) / 128).permute(2, 0, 1)[None]
-        h = classifier.net(x).softmax(-1)[0].numpy()
+        h = net(x).softmax(-1)[0].numpy()
         assert np.allclose(data.targets.of(video, 8 * i), h, atol=2e-3)
         assert data.targets.of(video, 8 * i).sum() == pytest.approx(1, abs=1e-5)
     nearest = [data.targets.of(video, frame) for frame in (0, 3, 5, 11, 31)]
     exact = [data.targets.of(video, 8 * i) for i in (0, 0, 1, 1, 3)]
     assert np.array_equal(nearest, exact)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TEACHERS)
+def test_fast_network_is_the_plain_one(name, tmp_path):
+    """Folded, in place and in another memory format, against the plain network in float64, with statistics of
+    batch norm as after training; 11 frames are two parts, the last not full."""
+    torch.manual_seed(0)
+    state = TEACHERS[name].build().state_dict() if name == "resnet50" else TEACHERS[name].weights()
+    if name != "efficientnet_lite0":
+        for key, value in state.items():
+            if key.endswith("running_var"):
+                value.uniform_(0.5, 2)
+            elif key.endswith(("running_mean", "bn3.bias")):
+                value.normal_(0, 0.2)
+    if name == "resnet50":
+        state["fc.weight"] /= 10  # random, it would be sure of one class
+    torch.save(state, tmp_path / "weights.pth")
+    fast, row = Classifier(name, tmp_path / "weights.pth"), TEACHERS[name]
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in fast.modules())
+    frames = torch.randint(0, 256, (11, 3, 56, 56), dtype=torch.uint8)
+    frames = torch.nn.functional.interpolate(frames, 224)  # as natural frames have them: areas
+    mean, std = (torch.tensor(v, dtype=torch.double).view(3, 1, 1) for v in (row.mean, row.std))
+    exact = plain(name, state).double()((frames / 255.0 - mean) / std).softmax(-1)
+    h = fast(frames)
+    assert h.dtype == torch.float32
+    assert exact.max() < 0.9
+    assert torch.allclose(h.double(), exact, rtol=5e-5, atol=1e-7)
+    assert torch.equal(h.argmax(1), exact.argmax(1))
+
+
+def without_targets(store: FrameStore, folder: Path) -> FrameStore:
+    """A copy of the store that no teacher has seen."""
+    shutil.copytree(store.folder, folder / store.folder.name, ignore=shutil.ignore_patterns("teacher-*"))
+    return FrameStore(folder, store.settings)
+
+
+def files_of(targets: teacher.Targets) -> dict[str, bytes]:
+    return {p.relative_to(targets.folder).as_posix(): p.read_bytes() for p in targets.folder.rglob("*.npy")}
+
+
+@pytest.mark.slow
+def test_any_number_of_threads_gives_the_same_files(tiny, tmp_path):
+    """Bit for bit, in any order; what trains afterwards has as many threads as before."""
+    once = prepare.prepare(p := tiny(), with_teacher=True)
+    videos = list(once.split.video[once.split.role != "test"])
+    for threads, order in ((1, videos), (3, videos[::-1])):
+        store = without_targets(once.store, tmp_path / str(threads))
+        torch.set_num_threads(threads)
+        try:
+            targets = teacher.build_targets(p, store, order, "cpu")
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(1)
+        assert len(videos) == len(files_of(targets)) > 10
+        assert files_of(targets) == files_of(once.targets)
+
+
+def test_answer_that_is_not_finite_stops(tiny, tmp_path, monkeypatch):
+    """It names the video; what other videos have got is whole, and the next call goes on from there."""
+    once = prepare.prepare(p := tiny(), with_teacher=True)
+    videos = list(once.split.video[once.split.role != "test"])[:5]
+    store, look = without_targets(once.store, tmp_path), Classifier.look
+
+    def spoilt(self, store, video, numbers):
+        return look(self, store, video, numbers) * (np.nan if video == videos[2] else 1)
+
+    monkeypatch.setattr(Classifier, "look", spoilt)
+    with pytest.raises(TeacherError, match=rf"{videos[2]}: .* is not finite"):
+        teacher.build_targets(p, store, videos, "cpu")
+    monkeypatch.setattr(Classifier, "look", look)
+    targets = teacher.build_targets(p, store, videos, "cpu")
+    assert len(files_of(targets)) == 5
+    assert files_of(targets).items() <= files_of(once.targets).items()
 
 
 def test_real_imagenet_classifier(classifier):
@@ -41,7 +127,7 @@ def test_real_imagenet_classifier(classifier):
         for seed in range(8):
             frame = Image.fromarray(demo.frames(noun, "rises", seed)[16]).resize((224, 224))
             h += classifier(torch.from_numpy(np.asarray(frame).copy()).permute(2, 0, 1)[None].float())[0] / 8
-        assert teacher.IMAGENET_CLASSES[h.argmax()] == expected
+        assert clips.imagenet_classes()[h.argmax()] == expected
 
 
 def test_untaught_teacher(classifier):
@@ -61,8 +147,8 @@ def test_teacher_runs_once(tiny, monkeypatch):
 
 
 @pytest.mark.slow
-def test_other_weights_are_another_folder(tiny, classifier, tmp_path):
-    state = {k: v.clone() for k, v in classifier.net.state_dict().items()}
+def test_other_weights_are_another_folder(tiny, tmp_path):
+    state = TEACHERS["efficientnet_lite0"].weights()
     torch.save(state, tmp_path / "same.pth")
     state["_fc.bias"] += 1e-3
     torch.save(state, tmp_path / "other.pth")

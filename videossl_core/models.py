@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -133,16 +132,15 @@ class ResNet3D(nn.Sequential):
                 nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
 
-def _torchvision(name: str) -> Callable[[str, float], nn.Module]:
-    def build(shortcut: str, width: float) -> nn.Module:
-        if width != 1:
-            raise ValueError(f"width = {width:g}: torchvision's {name} has one width, 1")
-        net = torchvision.models.get_model(name, weights=None)
-        net.features = net.fc.in_features
-        net.fc = nn.Identity()
-        return net
+def _torchvision(name: str, shortcut: str, width: float) -> nn.Module:
+    import torchvision  # here, for it loads as long as torch does
 
-    return build
+    if width != 1:
+        raise ValueError(f"width = {width:g}: torchvision's {name} has one width, 1")
+    net = torchvision.models.get_model(name, weights=None)
+    net.features = net.fc.in_features
+    net.fc = nn.Identity()
+    return net
 
 
 def _resnet3d(block: type[BasicBlock], *depths: int) -> Callable[[str, float], nn.Module]:
@@ -155,9 +153,9 @@ BACKBONES: dict[str, Callable[[str, float], nn.Module]] = {
     "resnet18": _resnet3d(BasicBlock, 2, 2, 2, 2),
     "resnet34": _resnet3d(BasicBlock, 3, 4, 6, 3),
     "resnet50": _resnet3d(Bottleneck, 3, 4, 6, 3),
-    "r3d_18": _torchvision("r3d_18"),
-    "mc3_18": _torchvision("mc3_18"),
-    "r2plus1d_18": _torchvision("r2plus1d_18"),
+    "r3d_18": functools.partial(_torchvision, "r3d_18"),
+    "mc3_18": functools.partial(_torchvision, "mc3_18"),
+    "r2plus1d_18": functools.partial(_torchvision, "r2plus1d_18"),
 }
 
 
@@ -193,15 +191,15 @@ class VideoNet(nn.Module):
         return {name: logits.to(self.mean.dtype) for name, logits in out.items()}
 
 
-def folded(network: nn.Module) -> nn.Module:
+def folded(network: nn.Module, parents: type[nn.Module] = nn.Sequential) -> nn.Module:
     """A copy for evaluation whose batch norms are folded into the convolutions before them: the same outputs
-    up to rounding, with less to do."""
+    up to rounding, with less to do. ``parents`` are the modules that use their parts in order."""
     network = copy.deepcopy(network).eval()
-    for parent in network.modules():
-        if isinstance(parent, nn.Sequential):
-            for i, (first, second) in enumerate(pairwise(parent)):
-                if isinstance(first, nn.Conv3d) and isinstance(second, nn.BatchNorm3d):
-                    parent[i], parent[i + 1] = fuse_conv_bn_eval(first, second), nn.Identity()
+    for parent in [m for m in network.modules() if isinstance(m, parents)]:
+        for (name, conv), (after, norm) in pairwise(list(parent.named_children())):
+            if isinstance(conv, nn.Conv2d | nn.Conv3d) and isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
+                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, after, nn.Identity())
     return network
 
 

@@ -6,11 +6,11 @@ There is no sampler state, so a resumed run, any number of loader processes and 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from videossl_core.data.frames import FrameStore
 from videossl_core.data.splits import Stream
@@ -86,27 +86,29 @@ def crop(clip: Tensor, size: int, y: float, x: float, flip: bool = False) -> Ten
     return part.flip(-1) if flip else part
 
 
-# What a strong view may undergo: (T, 3, H, W) uint8 and a number in [0, 1) to the same shape.
-DISTORTIONS: tuple[Callable[[Tensor, float], Tensor], ...] = (
-    lambda x, by: F.adjust_brightness(x, 0.5 + by),
-    lambda x, by: F.adjust_contrast(x, 0.5 + by),
-    lambda x, by: F.adjust_saturation(x, 2 * by),
-    lambda x, by: F.adjust_hue(x, by - 0.5),
-    lambda x, by: F.adjust_sharpness(x, 2 * by),
-    lambda x, by: F.posterize(x, 4 + int(4 * by)),
-    lambda x, by: F.solarize(x, 128 + 127 * by),
-    lambda x, by: F.rotate(x, 60 * by - 30),
-    lambda x, by: F.equalize(x),
-    lambda x, by: F.horizontal_flip(x),
+# What a strong view may undergo, by torchvision's F: (T, 3, H, W) uint8 and a number in [0, 1) to its like.
+DISTORTIONS: tuple[Callable[[Any, Tensor, float], Tensor], ...] = (
+    lambda F, x, by: F.adjust_brightness(x, 0.5 + by),
+    lambda F, x, by: F.adjust_contrast(x, 0.5 + by),
+    lambda F, x, by: F.adjust_saturation(x, 2 * by),
+    lambda F, x, by: F.adjust_hue(x, by - 0.5),
+    lambda F, x, by: F.adjust_sharpness(x, 2 * by),
+    lambda F, x, by: F.posterize(x, 4 + int(4 * by)),
+    lambda F, x, by: F.solarize(x, 128 + 127 * by),
+    lambda F, x, by: F.rotate(x, 60 * by - 30),
+    lambda F, x, by: F.equalize(x),
+    lambda F, x, by: F.horizontal_flip(x),
 )
 
 
 def strong_view(clip: Tensor, draws: Draws, i: int) -> Tensor:
     """FixMatch's strong view of a clip (3, T, S, S) uint8: two distortions and a grey square, in all frames
     alike (RandAugment with two operations, then Cutout of half the side)."""
+    from torchvision.transforms.v2 import functional as F  # here, for it loads as long as torch does
+
     frames = clip.transpose(0, 1)
     for which, by in ((draws.first[i], draws.first_by[i]), (draws.second[i], draws.second_by[i])):
-        frames = DISTORTIONS[int(which * len(DISTORTIONS))](frames, float(by))
+        frames = DISTORTIONS[int(which * len(DISTORTIONS))](F, frames, float(by))
     half = clip.shape[-1] // 2
     y, x = (int(at * clip.shape[-1]) - half // 2 for at in (draws.hole_y[i], draws.hole_x[i]))
     frames = frames.clone()  # a distortion may give back what it was given

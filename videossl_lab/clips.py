@@ -1,5 +1,7 @@
 """What a notebook shows of prepared data: roles, clips as the network sees them, the teacher's answers."""
 
+from functools import cache
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -11,10 +13,17 @@ from videossl_core import sampling
 from videossl_core.data.frames import FrameStore
 from videossl_core.params import Params
 from videossl_core.prepare import Data
-from videossl_core.teacher import IMAGENET_CLASSES
 from videossl_lab import films, plots
 
 ROLES = ["labelled", "unlabelled", "test"]
+
+
+@cache
+def imagenet_classes() -> list[str]:
+    """Names of the M classes, in the order of every teacher's output."""
+    from torchvision.models import ResNet50_Weights  # here, for it loads as long as torch does
+
+    return ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
 
 
 def role_table(split: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
@@ -82,7 +91,7 @@ def clip_rows(data: Data, p: Params, rows: pd.DataFrame | None = None, columns: 
 
 def teacher_bars(data: Data, videos: int = 4, names: int = 5) -> Figure:
     """One frame of some training videos and the teacher's most likely ImageNet classes for it."""
-    rows, words = _examples(data, videos), []
+    rows, words, classes = _examples(data, videos), [], imagenet_classes()
     size = (2.6 * len(rows), 4)
     figure, axes = plt.subplots(2, len(rows), figsize=size, height_ratios=(3, 2), squeeze=False)
     for (above, below), row in zip(axes.T, rows.itertuples(), strict=True):
@@ -93,7 +102,7 @@ def teacher_bars(data: Data, videos: int = 4, names: int = 5) -> Figure:
         below.barh(range(names), h[best], color="#56b4e9")
         below.set(yticks=[], xlim=(0, 1), ylim=(names - 0.5, -0.5), xlabel="h(a)")
         for i, m in enumerate(best):
-            below.annotate(IMAGENET_CLASSES[m], (0.02, i), va="center", fontsize=8)
-        words.append(f"{row.class_name}: " + ", ".join(f"{IMAGENET_CLASSES[m]} {h[m]:.2f}" for m in best))
+            below.annotate(classes[m], (0.02, i), va="center", fontsize=8)
+        words.append(f"{row.class_name}: " + ", ".join(f"{classes[m]} {h[m]:.2f}" for m in best))
     text = f"A frame of {len(rows)} videos and the teacher's most likely classes. {'; '.join(words)}."
     return plots.described(figure, text)

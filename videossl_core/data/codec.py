@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
+from av.video.reformatter import VideoReformatter as Resizer
 
 from videossl_core.data import files
 
@@ -78,11 +79,11 @@ def mean_rate(times: list[float]) -> float:
     return (len(times) - 1) / (times[-1] - times[0]) if times and times[-1] > times[0] else 25.0
 
 
-def pixels(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
+def pixels(frame: av.VideoFrame, width: int, height: int, by: Resizer | None = None) -> np.ndarray:
     """The frame at this size, then turned upright as its rotation mark asks: (H, W, 3) uint8 RGB. A format
-    that cannot be converted is a VideoError."""
+    that cannot be converted is a VideoError. ``by`` is set up once for all frames of a video, at one size."""
     try:
-        resized = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
+        resized = (by or Resizer()).reformat(frame, width, height, "rgb24", None, None, "AREA", threads=1)
     except (av.FFmpegError, ValueError) as error:
         raise VideoError(f"unreadable: cannot be converted to RGB ({error})") from None
     return np.rot90(resized.to_ndarray(), quarter_turns(frame))

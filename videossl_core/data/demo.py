@@ -20,6 +20,7 @@ from videossl_core.data.pool import map_unordered
 from videossl_core.progress import track
 
 SIDE, FRAMES, FPS = 144, 32, 25
+SIZES = 0.35, 0.6  # of the objects, smallest and largest, as shares of the side
 _S = 256  # side of the canvas for drawing
 _CENTRE = (_S / 2, _S / 2)
 _INK, _PAPER = (20, 20, 20, 255), (250, 250, 245, 255)
@@ -122,7 +123,7 @@ def frames(noun: str, verb: str, seed: int) -> np.ndarray:
     """One video, (FRAMES, SIDE, SIDE, 3) uint8: the same for the same arguments."""
     rng = np.random.default_rng([seed, *noun.encode(), *verb.encode()])
     background = _background(rng)
-    size = int(SIDE * rng.uniform(0.45, 0.65))
+    size = int(SIDE * rng.uniform(*SIZES))
     drawing = Image.new("RGBA", (_S, _S), (0, 0, 0, 0))
     NOUNS[noun](ImageDraw.Draw(drawing), rng)
     rotated = drawing.rotate(rng.uniform(0, 360), Image.Resampling.BICUBIC)
@@ -148,7 +149,7 @@ def render(root: Path, per_class: int, workers: int | None = None, class_folders
     another size is a ValueError."""
     marker = root / "demo.txt"
     content = f"{', '.join(NOUNS)}; {', '.join(VERBS)}"
-    made_with = f"{per_class} videos a class, {FRAMES} frames of {SIDE} x {SIDE}: {content}"
+    made_with = f"{per_class} videos a class, {FRAMES} frames of {SIDE} x {SIDE}: {content}; {SIZES}"
     jobs = []
     for noun, verb, k in product(NOUNS, VERBS, range(per_class)):
         name = f"{noun}_{verb}"

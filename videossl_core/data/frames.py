@@ -17,6 +17,7 @@ import av
 import numpy as np
 import pandas as pd
 import simplejpeg
+from av.video.reformatter import VideoReformatter as Resizer
 from PIL import Image
 
 from videossl_core.data import codec, files, pool
@@ -60,9 +61,9 @@ class Row:
 _TYPES = {field.name: field.type for field in fields(Row) if field.name != "video"}
 
 
-def _jpeg(frame: av.VideoFrame, width: int, height: int, side: int, quality: int) -> bytes:
+def _jpeg(frame: av.VideoFrame, width: int, height: int, side: int, quality: int, by: Resizer) -> bytes:
     """The frame resized to width x height, its central square of this side."""
-    array = codec.pixels(frame, width, height)
+    array = codec.pixels(frame, width, height, by)
     y, x = ((length - side) // 2 for length in array.shape[:2])
     array = np.ascontiguousarray(array[y : y + side, x : x + side])
     buffer = io.BytesIO()
@@ -82,14 +83,15 @@ def _try_video(job: tuple[str, Path, Path, StoreSettings]) -> Row:
         if source.is_file():
             row = replace(row, source_sha256=files.sha256_of(source))
     jpegs, teacher_jpegs, times = [], [], []
+    small, large = Resizer(), Resizer()
     try:
         for i, frame in enumerate(codec.decode(source)):
             times += [] if frame.time is None else [frame.time]
-            jpegs.append(_jpeg(frame, side, side, side, settings.jpeg_quality))
+            jpegs.append(_jpeg(frame, side, side, side, settings.jpeg_quality, small))
             if i % settings.teacher_stride == 0:
                 scale = 256 / min(frame.width, frame.height)
                 width, height = round(frame.width * scale), round(frame.height * scale)
-                teacher_jpegs.append(_jpeg(frame, width, height, TEACHER_SIDE, 92))
+                teacher_jpegs.append(_jpeg(frame, width, height, TEACHER_SIDE, 92, large))
     except codec.VideoError as error:
         return replace(row, reason=str(error))
     images = jpegs + teacher_jpegs
