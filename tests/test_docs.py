@@ -73,6 +73,6 @@ def test_waits_are_the_measured_ones():
     measured = pd.read_csv(waits.PUBLISHED)
     text = (ROOT / "docs/speed.md").read_text()
     assert page.fill(text, {"waits": waits.table(measured)}) == text
-    assert set(measured.what) == set(waits.WAITED)
+    assert set(measured.what) <= set(waits.WAITED)
     steps = [*make_demo.notebooks(params.load(dataset="demo")), "report"]
     assert list(make_demo.expected("demo", 100).index) == steps

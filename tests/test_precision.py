@@ -117,6 +117,7 @@ def half(tiny, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:bf16 is wrong here")
+@pytest.mark.slow
 def test_half_precision_resumes_exactly(half):
     p = half()
     whole = training.train(p)
@@ -164,6 +165,7 @@ def test_fp32_layers_are_named(half, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:fp16 is wrong here")
+@pytest.mark.slow
 def test_fp16_skips_overflows_and_keeps_its_scale(half, monkeypatch):
     monkeypatch.setattr(precision, "LEAST_COSINE", -2)
     run = training.train(half(precision="fp16", method="sd", steps=3, crop_size=24))

@@ -108,6 +108,7 @@ def test_resume_must_and_never(tiny):
     assert (run.read_provenance()["started"], run.checkpoint.stat().st_mtime_ns) != started
 
 
+@pytest.mark.slow
 def test_interrupted_overwrite_is_resumed(tiny):
     """The same command again, after a preemption, must not start over each time."""
     training.train(tiny(lr=0.5))

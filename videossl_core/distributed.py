@@ -4,6 +4,7 @@ Every process takes its share of each batch, so that the batch, its halves and t
 process. Batch norm runs over the clips of all processes on GPUs, and over each process's own on CPUs.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+
+gc.freeze()  # torch's own objects stay: the collector need not go through them at every import after it
 
 
 @dataclass(frozen=True)
