@@ -98,7 +98,7 @@ def build(run: Run) -> Widget:
         "surest_first": Dropdown(options=orders, description="order", **LOOK),
     }
     words = ("← previous", "next →", "show all")
-    buttons = back, forth, everything = [Button(description=text) for text in words]
+    buttons = back, forth, everything = [Button(description=text, layout={"width": "7em"}) for text in words]
     table, films = matrix.Matrix(html=run.matrix()), HTML()
     start, held = 0, False
 
