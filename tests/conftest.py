@@ -20,7 +20,6 @@ torch.set_num_threads(1)
 multiprocessing.set_forkserver_preload(
     ["videossl_core.training", "torch._dynamo", "torchvision.transforms.v2"]
 )
-forkserver.ensure_running()  # before the engine starts one without torch: tests start many processes
 
 # Files whose tests take longest begin, so that at the end no processor waits for the other's.
 LONGEST = [
@@ -33,6 +32,11 @@ LONGEST = [
 ]
 
 FAULTS: list[tuple[str, int, str]] = []
+
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):  # tests run here
+        forkserver.ensure_running()  # before the engine starts one without torch
 
 
 def pytest_addoption(parser):

@@ -40,6 +40,7 @@ def failing(folder: Path, *command) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["output", "papermill", "format", "unused import"])
 def test_lint_refuses_notebook(copy, what):
     path = copy / "notebooks/evaluate.ipynb"
@@ -74,6 +75,7 @@ def test_imports_go_one_way(copy, module, line, message):
     assert message in failing(copy, BIN / "lint-imports")
 
 
+@pytest.mark.slow
 def test_engine_imports_what_it_needs():
     """Torch and pandas, in about their time: torchvision, which most runs never use, would double it."""
     heavy = {"torchvision", "torch._dynamo", "scipy", "seaborn", "matplotlib", "ipywidgets", "papermill"}

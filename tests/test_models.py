@@ -81,6 +81,7 @@ def narrow(backbone: str, **given) -> VideoNet:
     return VideoNet(backbone, {"classes": 3}, **width, **given).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_input_variance_would_change_nothing(backbone):
     """The reason why the unpublished Sports-1M variance can be left out (see VideoNet)."""

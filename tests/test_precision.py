@@ -136,6 +136,7 @@ def test_half_precision_resumes_exactly(half):
             assert torch.cosine_similarity(weight.flatten(), state["model"][name].flatten(), dim=0) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:bf16 is wrong here")
 def test_changed_format_warns_on_resume(half, monkeypatch):
     p = half()

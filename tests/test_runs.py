@@ -32,6 +32,7 @@ def test_resumed_equals_uninterrupted(tiny, method):
     assert same(without_times(run.read_checkpoint()), without_times(whole))
 
 
+@pytest.mark.slow
 def test_interrupt_after_whole_step(tiny):
     """The stop button takes effect between two steps, and the same again goes on from there."""
     p = tiny(method="mt_sd", seed=2)
@@ -61,6 +62,7 @@ def test_break_saves_too(tiny):
     assert not run.finished
 
 
+@pytest.mark.slow
 def test_checkpoint_between_log_rows(tiny):
     """Means over the steps between two rows of the log lose no step to a resume."""
     given = {"steps": 6, "log_every": 3, "eval_every": 6, "checkpoint_minutes": 0}
@@ -99,6 +101,7 @@ def test_other_parameters_are_refused(tiny):
     assert training.train(tiny(lr=0.5, overwrite=True)).read_params()["lr"] == 0.5
 
 
+@pytest.mark.slow
 def test_resume_must_and_never(tiny):
     with pytest.raises(RunError, match="resume = must, but there is no run"):
         training.train(tiny(resume="must"))
@@ -118,6 +121,7 @@ def test_interrupted_overwrite_is_resumed(tiny):
     assert resumed(p) == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [{"overwrite": True}, {"resume": "never"}, {"lr": 0.5, "overwrite": True}])
 def test_failed_start_removes_nothing(tiny, monkeypatch, given):
     run = training.train(tiny())
@@ -132,6 +136,7 @@ def test_failed_start_removes_nothing(tiny, monkeypatch, given):
     assert {name: (run.folder / name).read_bytes() for name in runs.FILES} == before
 
 
+@pytest.mark.slow
 def test_new_run_keeps_other_files(tiny):
     run = training.train(tiny())
     (run.folder / "notes.txt").write_text("mine")

@@ -185,6 +185,7 @@ def at_third_call(value: float):
     return lambda tensor: tensor * value if next(calls) == 3 else tensor
 
 
+@pytest.mark.slow
 def test_loss_not_finite(tiny):
     p = tiny()
     network, spoil = training.build_network(p, 14), at_third_call(float("nan"))
