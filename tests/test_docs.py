@@ -10,7 +10,7 @@ import yaml
 from benchmarks import waits
 from videossl_core import params
 from videossl_core.params import ROOT
-from videossl_lab import make_demo, page, results
+from videossl_lab import execute, make_demo, notebook, page, results
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
 FILES = sorted([*ROOT.glob("params/*.yaml"), *ROOT.glob("params/grids/*.yaml")])
@@ -76,3 +76,30 @@ def test_waits_are_the_measured_ones():
     assert set(measured.what) <= set(waits.WAITED)
     steps = [*make_demo.notebooks(params.load(dataset="demo")), "report"]
     assert list(make_demo.expected("demo", 100).index) == steps
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every papermill command of README, docs and parameter files, as (notebook, what is given)."""
+    found = set()
+    for path in [*PAGES, *FILES]:
+        text = path.read_text().replace("\\\n", " ")
+        found |= set(re.findall(r"papermill notebooks/(\w+)\.ipynb([^`#|;\n]*)", text))
+    return sorted(found)
+
+
+@pytest.mark.parametrize(("name", "given"), commands())
+def test_papermill_command_is_accepted(name, given):
+    """Its notebook knows each parameter and allows its value; that the notebooks run is tested elsewhere."""
+    words = re.sub(r"<[^>]*>", "/somewhere", given)
+    source = (ROOT / f"notebooks/{name}.ipynb").read_text()
+    model = re.search(r"= (?:params\.of_run\()?notebook\.parameters\((?:\w+\.)?(\w*)\)", source)[1]
+    kind = getattr(notebook, model, None) or getattr(params, model or "Params")
+    params.load(kind, **execute.parse(words[words.find("-p ") :] if "-p " in words else ""))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_make_command_exists(path):
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+    code = re.findall(r"`[^`]*`|^(?:\w+=\S* )*make .*$", path.read_text(), re.M)
+    used = {target for text in code for target in re.findall(r"\bmake ([a-z-]+)", text)}
+    assert used <= set(targets)
