@@ -248,6 +248,6 @@ def test_notebook_and_its_solutions(project):
     assert "'L_s': (2,),\n 'L_u': (2,),\n 'L_d': (4,),\n 'loss': ()" in texts
     html = "".join(output.get("data", {}).get("text/html", "") for output in outputs(done))
     assert html.count("Drawn for ") == 5  # readable without a kernel
-    assert html.count("<video") == 8
+    assert html.count("<video") in (7, 8)  # after four steps there may be no right one to show
     assert "VBox" not in texts
     assert not re.search(r'src="(?!data:)', html)
