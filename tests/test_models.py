@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from support.helpers import slow_after
 from torch.utils.flop_counter import FlopCounterMode
 
 from videossl_core import devices
@@ -48,7 +49,7 @@ def test_feature_maps_and_flops():
     assert counter.get_total_flops() / 2 == first + later + 512 * 101  # multiply-adds, 8.30e9
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", slow_after(2, BACKBONES))
 def test_two_heads_on_every_backbone(backbone):
     network = VideoNet(backbone, {"classes": 7, "embedding": 1000})
     out = network(torch.randint(0, 256, (2, 3, 8, 32, 32), dtype=torch.uint8))

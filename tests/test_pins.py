@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from support.helpers import slow_after
 
 from benchmarks.bench import machine
 from videossl_core import methods, params, runs, sampling, training
@@ -53,7 +54,7 @@ def tables(dataset: str) -> dict[str, str]:
     return {name: table.to_csv() for name, table in found.items()}
 
 
-@pytest.mark.parametrize("method", methods.METHODS)
+@pytest.mark.parametrize("method", slow_after(1, methods.METHODS))
 def test_tiny_run(tiny, method):
     """Weights, losses and accuracy; bit for bit on the processor that the pins were made on."""
     pinned = json.loads((PINS / "runs.json").read_text())[method]

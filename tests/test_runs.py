@@ -4,7 +4,7 @@ import signal
 
 import pytest
 import torch
-from support.helpers import same, stop_at, without_times
+from support.helpers import same, slow_after, stop_at, without_times
 
 from videossl_core import prepare, runs, training
 from videossl_core.data import files
@@ -22,7 +22,7 @@ def resumed(p) -> list[int]:
         return [row["step"] for row in run.record(Trainer(p, prepare.prepare(p))) if "loss" in row]
 
 
-@pytest.mark.parametrize("method", ["videossl", "mt_sd", "s4l"])
+@pytest.mark.parametrize("method", slow_after(1, ["videossl", "mt_sd", "s4l"]))
 def test_resumed_equals_uninterrupted(tiny, method):
     whole = trained(tiny(method=method, seed=1))
     p = tiny(method=method, seed=1, outputs=tiny().outputs.parent / "again")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.helpers import same
+from support.helpers import same, slow_after
 
 from videossl_core import methods, prepare, sampling
 from videossl_core.batches import Batches, loader
@@ -120,7 +120,7 @@ def test_no_unlabelled_video_is_an_error(tiny):
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
 @pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("workers", [0, 1, 2, 4])
+@pytest.mark.parametrize("workers", slow_after(2, [0, 1, 2, 4]))
 @pytest.mark.parametrize("method", ["mt_sd", "s4l", "fixmatch"])
 def test_processes_and_restarts_change_no_batch(tiny, workers, ranks, method):
     """All that a batch holds, put together from every rank, whether the run began at step 0 or at 3."""

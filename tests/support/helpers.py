@@ -40,6 +40,14 @@ TINY = {
 TIMES = ("seconds", "clips_per_s")
 
 
+def slow_after(count: int, values) -> list:
+    """Parameters of which the fast lane takes the first few only."""
+    import pytest  # here, for processes that tests start load this module too
+
+    values = list(values)
+    return values[:count] + [pytest.param(value, marks=pytest.mark.slow) for value in values[count:]]
+
+
 def same(a, b) -> bool:
     """Bit for bit, however deep."""
     if isinstance(a, torch.Tensor):
