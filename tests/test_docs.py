@@ -11,6 +11,7 @@ from benchmarks import waits
 from videossl_core import params
 from videossl_core.params import ROOT
 from videossl_lab import execute, make_demo, notebook, page, results
+from videossl_lab.live import duration
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
 FILES = sorted([*ROOT.glob("params/*.yaml"), *ROOT.glob("params/grids/*.yaml")])
@@ -74,6 +75,8 @@ def test_waits_are_the_measured_ones():
     text = (ROOT / "docs/speed.md").read_text()
     assert page.fill(text, {"waits": waits.table(measured)}) == text
     assert set(measured.what) <= set(waits.WAITED)
+    seconds = measured.set_index("what").seconds["the demo, from nothing"]
+    assert f"it takes {duration(seconds)} on two cores" in (ROOT / "README.md").read_text()
     steps = [*make_demo.notebooks(params.load(dataset="demo")), "report"]
     assert list(make_demo.expected("demo", 100).index) == steps
 
