@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from videossl_core import runs
+from videossl_core.data.splits import source_of
 from videossl_core.params import WhichRun
 from videossl_lab import claims, paper, plots, results
 
@@ -77,9 +78,9 @@ def test_interval_coverage(seeds, by_seed, by_pair, by_source):
 
 
 def test_source_of():
-    assert claims.source_of("Archery/v_Archery_g03_c05.avi") == "v_Archery_g03"
+    assert source_of("Archery/v_Archery_g03_c05.avi") == "v_Archery_g03"
     for video in ("a/birds_g03.mp4", "test/clock falls/7.mp4"):
-        assert claims.source_of(video) == video
+        assert source_of(video) == video
 
 
 def made_up(share: dict, fractions=(1, 10), seeds=(0, 1, 2), classes=CLASSES, per_class=100) -> claims.Runs:

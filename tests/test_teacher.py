@@ -67,12 +67,48 @@ def test_fast_network_is_the_plain_one(name, tmp_path):
     frames = torch.randint(0, 256, (11, 3, 56, 56), dtype=torch.uint8)
     frames = torch.nn.functional.interpolate(frames, 224)  # as natural frames have them: areas
     mean, std = (torch.tensor(v, dtype=torch.double).view(3, 1, 1) for v in (row.mean, row.std))
-    exact = plain(name, state).double()((frames / 255.0 - mean) / std).softmax(-1)
-    h = fast(frames)
+    exact_net, pooled = plain(name, state).double(), []
+    exact_net.get_submodule(row.pool).register_forward_hook(lambda _, inputs, out: pooled.append(out))
+    exact = exact_net((frames / 255.0 - mean) / std).softmax(-1)
+    h, features = fast(frames)
+    assert features.shape == (11, row.features, 2, 2)
+    assert torch.allclose(features.double().mean((2, 3)), pooled[0].flatten(1), rtol=1e-4, atol=1e-5)
     assert h.dtype == torch.float32
     assert exact.max() < 0.9
     assert torch.allclose(h.double(), exact, rtol=5e-5, atol=1e-7)
     assert torch.equal(h.argmax(1), exact.argmax(1))
+
+
+@pytest.mark.parametrize("side", [2, 5, 7, 8])
+def test_quarters(side):
+    """Weights by hand: a middle row or column counts half in both quarters."""
+    maps = torch.rand(3, 4, side, side, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    first = torch.tensor([1.0] * (side // 2) + [0.5] * (side % 2) + [0.0] * (side // 2), dtype=torch.double)
+    weights = torch.stack([first, first.flip(0)]) / (side / 2)
+    expected = torch.einsum("nfhw,ah,bw->nfab", maps, weights, weights)
+    assert torch.allclose(teacher.quarters(maps), expected)
+    assert torch.allclose(expected.mean((2, 3)), maps.mean((2, 3)))
+
+
+def test_targets_made_before_there_were_features(tiny, tmp_path, monkeypatch):
+    """They stay usable; only who asks for features has the video seen again, and gets the same softmax."""
+    once = prepare.prepare(p := tiny(), with_teacher=True)
+    videos = list(once.split.video[once.split.role != "test"])[:3]
+    store = without_targets(once.store, tmp_path)
+    targets = teacher.build_targets(p, store, videos, "cpu")
+    whole = files_of(targets)
+    for video in videos:
+        targets.path(video, features=True).unlink()
+    seen, look = [], Classifier.look
+    monkeypatch.setattr(
+        Classifier, "look", lambda self, store, v, n: seen.append(v) or look(self, store, v, n)
+    )
+    teacher.build_targets(p, store, videos, "cpu")
+    assert not seen
+    teacher.build_targets(p, store, videos, "cpu", features=True)
+    assert sorted(seen) == videos
+    assert files_of(targets) == whole
+    assert targets.features(videos[0]).shape == (4, 1280, 2, 2)
 
 
 def without_targets(store: FrameStore, folder: Path) -> FrameStore:
@@ -98,7 +134,7 @@ def test_any_number_of_threads_gives_the_same_files(tiny, tmp_path):
             assert torch.get_num_threads() == threads
         finally:
             torch.set_num_threads(1)
-        assert len(videos) == len(files_of(targets)) > 10
+        assert 2 * len(videos) == len(files_of(targets)) > 20
         assert files_of(targets) == files_of(once.targets)
 
 
@@ -109,14 +145,15 @@ def test_answer_that_is_not_finite_stops(tiny, tmp_path, monkeypatch):
     store, look = without_targets(once.store, tmp_path), Classifier.look
 
     def spoilt(self, store, video, numbers):
-        return look(self, store, video, numbers) * (np.nan if video == videos[2] else 1)
+        h, features = look(self, store, video, numbers)
+        return h * (np.nan if video == videos[2] else 1), features
 
     monkeypatch.setattr(Classifier, "look", spoilt)
     with pytest.raises(TeacherError, match=rf"{videos[2]}: .* is not finite"):
         teacher.build_targets(p, store, videos, "cpu")
     monkeypatch.setattr(Classifier, "look", look)
     targets = teacher.build_targets(p, store, videos, "cpu")
-    assert len(files_of(targets)) == 5
+    assert len(files_of(targets)) == 10
     assert files_of(targets).items() <= files_of(once.targets).items()
 
 
@@ -126,7 +163,7 @@ def test_real_imagenet_classifier(classifier):
         h = torch.zeros(1000)
         for seed in range(8):
             frame = Image.fromarray(demo.frames(noun, "rises", seed)[16]).resize((224, 224))
-            h += classifier(torch.from_numpy(np.asarray(frame).copy()).permute(2, 0, 1)[None].float())[0] / 8
+            h += classifier(torch.from_numpy(np.asarray(frame).copy()).permute(2, 0, 1)[None])[0][0] / 8
         assert clips.imagenet_classes()[h.argmax()] == expected
 
 
@@ -135,9 +172,10 @@ def test_untaught_teacher(classifier):
     untaught = Classifier("untaught")
     assert untaught.weights_hash == Classifier("untaught").weights_hash != classifier.weights_hash
     frames = torch.randint(0, 256, (4, 3, 224, 224), generator=torch.Generator().manual_seed(0)).byte()
-    assert torch.allclose(untaught(frames).sum(1), torch.ones(4))
+    h = untaught(frames)[0]
+    assert torch.allclose(h.sum(1), torch.ones(4))
     # 1000 classes: 0.001 is a mere guess
-    assert untaught(frames).max() < 0.002 < 0.1 < classifier(frames).max()
+    assert h.max() < 0.002 < 0.1 < classifier(frames)[0].max()
 
 
 def test_teacher_runs_once(tiny, monkeypatch):
@@ -163,8 +201,9 @@ def test_other_weights_are_another_folder(tiny, tmp_path):
 def test_resnet50_takes_a_local_weights_file(tmp_path):
     """The paper's teacher; its published weights have the same names and shapes as these random ones."""
     torch.save(torchvision.models.resnet50().state_dict(), tmp_path / "r50.pth")
-    h = Classifier("resnet50", tmp_path / "r50.pth")(torch.zeros(1, 3, 224, 224, dtype=torch.uint8))
+    h, features = Classifier("resnet50", tmp_path / "r50.pth")(torch.zeros(1, 3, 224, 224, dtype=torch.uint8))
     assert h.shape == (1, 1000)
+    assert features.shape == (1, 2048, 2, 2)
     assert h.sum().item() == pytest.approx(1, abs=1e-5)
 
 

@@ -17,7 +17,7 @@ def main() -> None:
     p: params.Params = params.load(**given)
     with distributed.joined(devices.device(p)) as ranks, runs.open(p, ranks) as run:
         if not run.finished:
-            for row in run.record(training.Trainer(p, prepare.prepare(p), ranks)):
+            for row in run.record(training.make_trainer(p, prepare.prepare(p), ranks)):
                 if ranks.first:
                     print(row, flush=True)
     print(run.folder)

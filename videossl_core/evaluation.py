@@ -31,6 +31,24 @@ class Predictions:
     video_probs: np.ndarray
     every_clip: np.ndarray | None = None
 
+    @classmethod
+    def of(
+        cls,
+        rows: pd.DataFrame,
+        classes: list[str],
+        clip_probs: np.ndarray,
+        video_probs: np.ndarray,
+        every_clip: np.ndarray | None = None,
+    ) -> "Predictions":
+        """The table of these videos (video, class_name, label) by their probabilities."""
+        table = rows[["video", "class_name", "label"]].reset_index(drop=True)
+        for kind, probs in (("clip", clip_probs), ("video", video_probs)):
+            best = probs.argmax(1)
+            table[f"{kind}_pred"] = [classes[i] for i in best]
+            table[f"{kind}_confidence"] = probs.max(1)
+            table[f"{kind}_right"] = (table.label == best).where(table.label >= 0)
+        return cls(table, clip_probs, video_probs, every_clip)
+
     def top1(self) -> dict[str, float]:
         """clip_top1 and video_top1 in percent."""
         return {f"{kind}_top1": 100 * float(self.table[f"{kind}_right"].mean()) for kind in ("clip", "video")}
@@ -89,13 +107,8 @@ def predict(
     # a video is predicted by one process, and zero in all others
     clip_probs, video_probs = np.sum(ranks.gather(both), axis=0)
     video_probs /= video_probs.sum(1, keepdims=True)
-    table = rows[["video", "class_name", "label"]].reset_index(drop=True)
-    for kind, probs in (("clip", clip_probs), ("video", video_probs)):
-        best = probs.argmax(1)
-        table[f"{kind}_pred"] = [classes[i] for i in best]
-        table[f"{kind}_confidence"] = probs.max(1)
-        table[f"{kind}_right"] = (table.label == best).where(table.label >= 0)
-    return Predictions(table, clip_probs, video_probs, np.concatenate(every) if every_clip else None)
+    every_probs = np.concatenate(every) if every_clip else None
+    return Predictions.of(rows, classes, clip_probs, video_probs, every_probs)
 
 
 def evenly_spaced(rows: pd.DataFrame, n: int) -> pd.DataFrame:

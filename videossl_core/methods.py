@@ -1,4 +1,4 @@
-"""The paper's seven methods, and two beyond it, as a table: which losses each adds up (Table 1, section 4.2).
+"""The paper's seven methods and four more as a table: which losses each adds up (Table 1, section 4.2).
 
 A new method is a row of METHODS; a new loss is a function in ``losses`` and a row of TERMS.
 """
@@ -87,10 +87,11 @@ TERMS: dict[str, Term] = {
 
 @dataclass(frozen=True)
 class Method:
-    """A column of the paper's tables."""
+    """A column of the paper's tables: the losses of a network, or the teacher's features for ``probe``."""
 
     title: str
-    terms: tuple[str, ...]
+    terms: tuple[str, ...] = ()
+    features: str = ""  # mean, mean_and_motion
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -118,6 +119,8 @@ METHODS: dict[str, Method] = {
     "s4l": Method("S4L", ("supervised", "rotation")),
     "videossl": Method("VideoSSL", ("supervised", "pseudo", "distil")),
     # Not in the paper
+    "probe": Method("Frozen teacher", features="mean"),
+    "probe_motion": Method("Frozen teacher, motion", features="mean_and_motion"),
     "fixmatch": Method("FixMatch", ("supervised", "fixmatch")),
     "videossl_plus": Method("VideoSSL+", ("supervised", "fixmatch", "distil")),
 }

@@ -22,7 +22,7 @@ if not (ROOT / "params/demo.yaml").exists():  # after a plain `pip install .`: w
 
 # The rows of the tables that these names choose from; test_params.py compares them.
 PaperMethod = Literal["supervised", "pseudo_label", "mean_teacher", "sd", "mt_sd", "s4l", "videossl"]
-MethodName = Literal[PaperMethod, "fixmatch", "videossl_plus"]
+MethodName = Literal[PaperMethod, "probe", "probe_motion", "fixmatch", "videossl_plus"]
 SourceName = Literal["demo", "ucf101", "hmdb51", "kinetics", "folder", "csv", "annotated"]
 DrawName = Literal["list", "uniform", "stratified"]
 TeacherName = Literal["resnet50", "efficientnet_lite0", "untaught"]
@@ -160,6 +160,10 @@ class Params(WhichRun):
     s4l_rotations: Literal["all", "one"] = "all"
     s4l_rotate_on: Literal["both", "unlabelled"] = "both"
     s4l_weight: float = Field(1, ge=0)
+
+    # The frozen teacher with a linear layer (methods probe and probe_motion)
+    probe_features: Literal["mean", "mean_and_motion"] | None = Field(None, description="None: the method's")
+    probe_classifier: Literal["linear", "knn"] = Field("linear", description="on the teacher's features")
 
     # Optimisation (4.1)
     steps: int = Field(80_000, ge=1, description="iterations")

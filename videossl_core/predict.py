@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from videossl_core import devices, evaluation, prepare, runs, training
+from videossl_core import prepare, runs, training
 from videossl_core.batches import EvalClips
 from videossl_core.data import datasets, files
 from videossl_core.data.frames import FrameStore
@@ -66,12 +66,11 @@ def predict_files(p: Params, videos: Path) -> VideoPredictions:
 
 def _predict(p: Params, reasons: pd.Series, root: Path, store: FrameStore) -> VideoPredictions:
     """``reasons``: by video why it cannot be used, empty where it can."""
-    network, classes = training.load_network(runs.Run(p.run_dir), p)
+    predict, classes = training.load_predictor(runs.Run(p.run_dir), p)
     names = [f"p_{name}" for name in classes]
     usable = list(reasons.index[reasons == ""])
     rows = pd.DataFrame({"video": usable, "class_name": "", "label": -1})
-    device = devices.device(p)
-    predictions = evaluation.predict(network, p, rows, classes, store, device, every_clip=True)
+    predictions = predict(rows, store, every_clip=True)
     probs, clip_probs = predictions.video_probs, predictions.every_clip  # (V, C), (clips, C)
     assert clip_probs is not None
     clips = _spans(p, usable, store)

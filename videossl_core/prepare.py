@@ -94,15 +94,18 @@ def choose_labels(p: Params, index: datasets.Index, rejected: pd.Series) -> pd.D
 
 
 def run_teacher(p: Params, store: FrameStore, split: pd.DataFrame) -> teacher.Targets:
-    """The teacher's softmax for all training videos (3.3)."""
-    return teacher.build_targets(p, store, list(split.video[split.role != "test"]), devices.device(p))
+    """The teacher's softmax for all training videos (3.3); for a method that uses its features these too, and
+    for the test videos as well."""
+    features = bool(methods.METHODS[p.method].features)
+    videos = split.video if features else split.video[split.role != "test"]
+    return teacher.build_targets(p, store, list(videos), devices.device(p), features)
 
 
 def prepare(p: Params, with_teacher: bool | None = None, split: pd.DataFrame | None = None) -> Data:
     """The four steps: index, decode, label split, teacher; whatever is on disk already is used.
 
     Args:
-        with_teacher: None runs the teacher only if the method distils.
+        with_teacher: None runs the teacher only if the method needs it.
         split: the recorded split of a finished run, instead of a new draw.
 
     Raises:
@@ -120,5 +123,6 @@ def prepare(p: Params, with_teacher: bool | None = None, split: pd.DataFrame | N
         split = choose_labels(p, index, rejected.video)
     split = split[~split.video.isin(rejected.video)]
     if with_teacher is None:
-        with_teacher = "teacher" in methods.METHODS[p.method].needs
+        method = methods.METHODS[p.method]
+        with_teacher = "teacher" in method.needs or bool(method.features)
     return Data(index, store, split, rejected, run_teacher(p, store, split) if with_teacher else None)

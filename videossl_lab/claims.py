@@ -4,15 +4,14 @@ Two methods are compared on the same test videos after training with the same la
 difference varies with the seed and with the videos, which are alike if cut from one source.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from videossl_core.data.splits import source_of
 from videossl_core.methods import METHODS
 from videossl_lab.results import run_name
 
@@ -40,12 +39,6 @@ class Difference:
         if np.isnan(self.low):
             ends = "one seed" if self.seeds == 1 else "one source"
         return f"{self.note}{self.points:+.1f} ({ends})"
-
-
-def source_of(video: str) -> str:
-    """What a test video was cut from: of UCF101's v_Class_gNN_cNN its class and group; otherwise itself."""
-    match = re.fullmatch(r"(v_.+_g\d+)_c\d+", PurePosixPath(video).stem)
-    return match[1] if match else video
 
 
 def interval(values: np.ndarray, sources: np.ndarray, seeds: np.ndarray) -> tuple[float, float, float]:

@@ -1,6 +1,7 @@
 """Which training videos have a label: the authors' published lists, or a seeded draw."""
 
 import io
+import re
 import warnings
 from enum import IntEnum
 from pathlib import Path, PurePosixPath
@@ -133,6 +134,12 @@ def make_split(p: Params, index: Index) -> pd.DataFrame:
     table["role"] = np.where(table.split == "train", "unlabelled", "test")
     table.loc[train.index[chosen], "role"] = "labelled"
     return table.drop(columns="split")
+
+
+def source_of(video: str) -> str:
+    """What a video was cut from: of UCF101's v_Class_gNN_cNN its class and group; otherwise itself."""
+    match = re.fullmatch(r"(v_.+_g\d+)_c\d+", PurePosixPath(video).stem)
+    return match[1] if match else video
 
 
 def difference(was: pd.DataFrame, now: pd.DataFrame) -> str:

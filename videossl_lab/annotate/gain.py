@@ -22,7 +22,7 @@ def train(p: Params) -> dict[str, runs.Run]:
             q = q.but(resume="never") if other else q
         with runs.open(q) as run:
             if not run.finished:
-                trainer = training.Trainer(q, data)
+                trainer = training.make_trainer(q, data)
                 curves = live.Live(q, plots.training_curves, trainer)
                 for row in run.record(trainer):
                     curves.add(row)

@@ -40,7 +40,7 @@ def mean_softmax(p: Params, store: FrameStore, videos: list[str]) -> np.ndarray:
     means = []
     for video in track(videos, len(videos), f"the teacher looks at three frames a video ({p.teacher})"):
         spread = ((np.arange(3) + 0.5) / 3 * counts[video]).astype(int)
-        means.append(classifier.look(store, video, spread).mean(0).cpu().numpy())
+        means.append(classifier.look(store, video, spread)[0].mean(0).cpu().numpy())
     return np.stack(means)
 
 
