@@ -5,7 +5,7 @@ Not in the paper. It is the first thing to compare VideoSSL with, for it uses th
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,20 +47,22 @@ def features(quarters: np.ndarray, kind: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Scale:
-    """Standardises features by the training videos, and divides each kind by the root of its size, so that
-    the mean and the motion count alike."""
+    """Standardises features by the training videos, then gives each kind, the mean and the motion, length 1
+    in every video: both count alike, and so do all videos. ``sizes`` are those of the kinds."""
 
     mean: np.ndarray
     by: np.ndarray
+    sizes: np.ndarray
 
     @classmethod
-    def of(cls, every: np.ndarray, sizes: tuple[int, ...]) -> "Scale":
-        """``every`` (V, D) are the features of all training videos; ``sizes`` of their kinds add up to D."""
-        spread, root = every.std(0, dtype=float), np.repeat(np.sqrt(sizes), sizes)
-        return cls(every.mean(0, dtype=float), np.where(spread > 1e-6, spread, np.inf) * root)
+    def of(cls, every: np.ndarray, sizes: Sequence[int]) -> "Scale":
+        """From the features (V, D) of all training videos; the ``sizes`` add up to D."""
+        spread = every.std(0, dtype=float)
+        return cls(every.mean(0, dtype=float), np.where(spread > 1e-6, spread, np.inf), np.array(sizes))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        return (x - self.mean) / self.by
+        parts = np.split((x - self.mean) / self.by, np.cumsum(self.sizes)[:-1], axis=1)
+        return np.hstack([_unit(part) for part in parts])
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,11 @@ class Linear:
         if len(present) > 1:
             # the weights are sums of labelled videos: with fewer of these than features, fit in their span
             basis = np.linalg.qr(x.T)[0] if len(x) < x.shape[1] else np.eye(x.shape[1])
-            fitted = LogisticRegression(C=strength, max_iter=2000, tol=1e-5).fit(x @ basis, labels)
-            coefficients, intercept = fitted.coef_ @ basis.T, fitted.intercept_
-            if len(present) == 2:  # one logit, of the second class
-                coefficients, intercept = (
-                    np.outer([-0.5, 0.5], coefficients),
-                    np.outer([-0.5, 0.5], intercept),
-                )
-            weight[present], bias[present] = coefficients, intercept.reshape(-1)
+            two = len(present) == 2  # then there is one logit, whose weights are the difference of the two
+            fitted = LogisticRegression(C=strength * (1 + two), max_iter=2000, tol=1e-5)
+            fitted.fit(x @ basis, labels)
+            share = np.array([[-0.5], [0.5]]) if two else np.eye(len(present))
+            weight[present], bias[present] = share @ fitted.coef_ @ basis.T, share @ fitted.intercept_
         return cls(weight, bias)
 
     def probs(self, x: np.ndarray) -> np.ndarray:
@@ -97,7 +96,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """kNN by cosine: the labelled videos (N, D), scaled to length 1, and their ``votes`` (N, C)."""
+    """kNN by cosine: the labelled videos (N, D), with length 1, and their ``votes`` (N, C)."""
 
     near: np.ndarray
     votes: np.ndarray
@@ -179,7 +178,7 @@ class Probe:
     @classmethod
     def load(cls, p: Params, checkpoint: dict) -> "Probe":
         arrays = {name: tensor.numpy() for name, tensor in checkpoint["model"].items()}
-        scale = Scale(arrays.pop("mean"), arrays.pop("by"))
+        scale = Scale(*(arrays.pop(name) for name in ("mean", "by", "sizes")))
         return cls(p, checkpoint["classes"], scale, CLASSIFIERS[p.probe_classifier](**arrays))
 
     def predict(

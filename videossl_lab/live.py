@@ -116,7 +116,7 @@ class Live:
         rows = self.metrics if evaluated else self.log
         if row not in rows[-2:]:  # a trainer has its own rows, both of an evaluation, before it yields them
             rows.append(row)
-        if not evaluated:
+        if "lr" in row:  # a fit on the teacher's features is over at once
             label = f"training {METHODS[self.p.method].title}"
             self.line = self.line or Line(self.p.steps, label, row["seconds"])
             self.line.update(row["step"], describe(row))

@@ -29,6 +29,8 @@ COLOURS = {
     "sd": "#56b4e9",
     "mt_sd": "#009e73",
     "videossl": "#d55e00",
+    "probe": "#882255",
+    "probe_motion": "#332288",
     "fixmatch": "#0072b2",
     "videossl_plus": "#000000",
 }
@@ -99,7 +101,10 @@ def saved(path: Path, width: int = 900) -> HTML:
 
 
 def training_curves(log: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
-    """Loss parts, learning rate, confident pseudo-labels and their accuracy, clip and video top-1."""
+    """Loss parts, learning rate, confident pseudo-labels and their accuracy, clip and video top-1; of a fit
+    on the teacher's features how its strength was chosen."""
+    if "strength" in log:
+        return strengths(log, metrics)
     figure, ((losses, rate), (pseudo, top1)) = plt.subplots(2, 2, figsize=(10, 6), sharex=True)
     rows = log.set_index("step")
     parts = rows.filter(regex="^loss_").rename(columns=lambda name: name.removeprefix("loss_"))
@@ -118,6 +123,28 @@ def training_curves(log: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
     ends = parts.assign(lr=rows.lr).iloc[[0, -1]]
     changes = [f"{name} from {first:.2g} to {last:.2g}" for name, (first, last) in ends.items()]
     return described(figure, f"{text}: {', '.join(changes)}. {in_words(metrics)}")
+
+
+def strengths(log: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
+    """The log of a fit on the teacher's features: loss and top-1 by cross-validation on labelled videos."""
+    tried = log.reindex(columns=["strength", "loss", "cv_top1"]).set_index("strength").sort_index()
+    best = log.strength.iloc[0]
+    if tried.loss.isna().all():
+        figure, axis = plt.subplots(figsize=(5, 1))
+        axis.axis("off")
+        axis.text(0, 0.5, words := f"Strength {best:g}: too few labels to choose it.")
+        return described(figure, f"{words} {in_words(metrics)}")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3))
+    for axis, name in zip(axes, tried, strict=True):
+        tried[name].plot(ax=axis, marker="o", logx=True, color="#332288")
+        axis.axvline(best, color="black", lw=1, ls=":")
+        axis.set(xlabel="strength (dotted: chosen)")
+    axes[0].set(title="Cross-validated loss", ylabel="mean cross-entropy")
+    axes[1].set(title="Cross-validated accuracy", ylabel="top-1, %", ylim=(-2, 102))
+    text = ", ".join(f"{s:g}: loss {row.loss:.2f}, top-1 {row.cv_top1:.0f} %" for s, row in tried.iterrows())
+    return described(
+        figure, f"Strengths tried by cross-validation: {text}. Chosen: {best:g}. {in_words(metrics)}"
+    )
 
 
 def accuracy(axis: Axes, metrics: pd.DataFrame) -> None:
