@@ -188,6 +188,7 @@ GAIN = ("holds", "not shown", "contradicted")
 NO_GAIN = ("contradicted", "no gain shown", "holds: it is worse")
 
 # The paper's claims, each a row: its section, in words, the difference that it is about, and its verdicts.
+# The paper does not ask the last two.
 CLAIMS = (
     ("4.2.1", "Distillation helps: SD over supervised", _over("sd"), GAIN),
     ("4.2.1", "Pseudo-labels add to it: VideoSSL over SD", _over("videossl", "sd"), GAIN),
@@ -202,6 +203,8 @@ CLAIMS = (
     ("4.2.2", "The gain shrinks as labels grow: with few labels minus with many", _shrinking, GAIN),
     ("1", "A tenth of the labels is enough: VideoSSL at 10 % over supervised at 100 %", _tenth, GAIN),
     ("4.3", "Most classes improve at 10 %, in video top-1: VideoSSL over supervised", _majority, GAIN),
+    ("–", "Is the network worth it: VideoSSL over the frozen teacher", _over("videossl", "probe"), GAIN),
+    ("–", "VideoSSL over the frozen teacher with motion", _over("videossl", "probe_motion"), GAIN),
 )
 
 

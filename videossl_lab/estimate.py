@@ -15,12 +15,13 @@ from videossl_core.data import codec, datasets
 from videossl_core.methods import METHODS
 from videossl_core.needs import NEEDS
 from videossl_core.params import ROOT, Params
-from videossl_core.teacher import TEACHER_CLASSES
+from videossl_core.teacher import TEACHER_CLASSES, TEACHERS
 
 
 @dataclass(frozen=True)
 class Cost:
-    """``gigabytes`` of the frame store, hours of decoding, of the teacher, and of training one run."""
+    """``gigabytes`` of frames and of the teacher's softmax and features, hours of decoding, of the teacher,
+    and of training one run."""
 
     videos: int
     gigabytes: float
@@ -30,7 +31,7 @@ class Cost:
 
     def __str__(self) -> str:
         return (
-            f"{self.videos} videos: about {self.gigabytes:.3g} GB of frames, {_hours(self.decoding)} of "
+            f"{self.videos} videos: about {self.gigabytes:.3g} GB, {_hours(self.decoding)} of "
             f"decoding, {_hours(self.teacher)} of the teacher's time; one training run takes about "
             f"{_hours(self.training)}"
         )
@@ -63,6 +64,8 @@ def rates() -> dict:
 def macs(p: Params, classes: int = 101) -> float:
     """Multiply-adds of a training step per clip: forward, backward, and the further passes of the method."""
     method = METHODS[p.method]
+    if not method.terms:
+        return 0  # a fit on the teacher's features takes seconds
     heads = method.heads(classes, TEACHER_CLASSES)
     one = _macs(p.backbone, p.shortcut, p.width, p.clip_frames, p.crop_size, tuple(heads.items()))
     return one * (1 + sum(NEEDS[name].passes(p) for name in method.needs))
@@ -96,10 +99,11 @@ def cost(p: Params, videos: int, frames: float) -> Cost:
     rate = rates()
     total = videos * frames
     stored = 0.8 * (p.frame_size / 136) ** 2 + 0.2  # a fifth is the teacher's frames
+    seen = 2 * (TEACHER_CLASSES + 4 * TEACHERS[p.teacher].features) / p.teacher_stride  # bytes a frame
     slowdown = macs(p) / (rate["gmacs_per_clip_step"] * 1e9)
     return Cost(
         videos,
-        gigabytes=total * rate["bytes_per_frame"] * stored / 1e9,
+        gigabytes=total * (rate["bytes_per_frame"] * stored + seen) / 1e9,
         decoding=total / rate["prep_frames_per_s"] / 3600,
         teacher=total / p.teacher_stride / rate["teacher_frames_per_s"] / 3600,
         training=p.steps * p.batch_size * slowdown / rate["loop_clips_per_s"] / 3600,

@@ -6,6 +6,7 @@ import pandas as pd
 
 from videossl_core.methods import METHODS
 from videossl_lab import claims, results
+from videossl_lab.plots import TITLES
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -15,25 +16,36 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def over_seeds(values: pd.Series) -> str:
+    """Mean ± standard deviation (seeds), or the value of one seed."""
+    spread = f" ± {values.std():.1f} ({len(values)})" if len(values) > 1 else ""
+    return f"{values.mean():.1f}{spread}"
+
+
 def video_top1(rows: pd.DataFrame) -> pd.DataFrame:
-    """Label fractions by method: mean ± standard deviation (seeds) of video_top1, or that of one seed."""
-
-    def cell(values: pd.Series) -> str:
-        spread = f" ± {values.std():.1f} ({len(values)})" if len(values) > 1 else ""
-        return f"{values.mean():.1f}{spread}"
-
+    """Label fractions by method: video_top1 over the seeds."""
     plain = rows[rows.variant == ""]
-    cells = plain.groupby(["label_pct", "method"]).video_top1.agg(cell).unstack()
+    cells = plain.groupby(["label_pct", "method"]).video_top1.agg(over_seeds).unstack()
     cells = cells[[name for name in METHODS if name in cells]].fillna("–")
     cells.index = [f"{pct:g}" for pct in cells.index]
-    return cells.rename(columns={name: method.title for name, method in METHODS.items()}).rename_axis(
-        "% labels"
-    )
+    return cells.rename(columns=TITLES).rename_axis("% labels")
+
+
+def nouns_and_verbs(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the demo's runs, by method: the share of test videos whose noun, verb and both are known."""
+    plain = rows[rows.variant == ""]
+    shares = results.nouns_and_verbs(results.predicted_classes(plain))
+    method = [name.split("/")[0] for name in shares.index]
+    cells = shares.groupby(method).agg(over_seeds).rename_axis("method")
+    return cells.loc[[name for name in METHODS if name in cells.index]].rename(index=TITLES)
 
 
 def tables(rows: pd.DataFrame) -> dict[str, str]:
     """The tables of one data set's runs, by the name of their mark."""
-    runs = claims.Runs(rows, results.predicted_classes(rows))
+    predicted = results.predicted_classes(rows)
+    if len(results.nouns_and_verbs(predicted)):
+        return {"nouns_and_verbs": markdown(nouns_and_verbs(rows))}
+    runs = claims.Runs(rows, predicted)
     judged = claims.claims(runs).set_index("section")
     return {
         "video_top1": markdown(video_top1(rows)),

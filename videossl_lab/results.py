@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from videossl_core import params
-from videossl_core.data import files
+from videossl_core.data import demo, files
 from videossl_core.methods import METHODS
 from videossl_core.params import ROOT
 from videossl_core.runs import NAMES, Run, RunError, read_table
@@ -77,6 +77,17 @@ def predicted_classes(rows: pd.DataFrame) -> pd.DataFrame:
     """The class that each run of one data set predicts for each test video: a row a video, its class_name,
     and a column for each run, named as ``run_name`` does."""
     return _side_by_side(rows, "predictions_test.csv", "answers.csv", "video", "video_pred")
+
+
+def nouns_and_verbs(predicted: pd.DataFrame) -> pd.DataFrame:
+    """Of the demo, whose classes are a noun and a verb: the share of the test videos, in percent, of which
+    each run of ``predicted_classes`` (a row here) knows the noun, the verb, and both. Empty for others."""
+    demos = {f"{noun}_{verb}" for noun in demo.NOUNS for verb in demo.VERBS}
+    names = list(predicted.columns[1:]) if demos.issuperset(predicted.class_name) else []
+    words = {name: predicted[name].str.rsplit("_", n=1, expand=True) for name in ["class_name", *names]}
+    right = {name: words[name] == words["class_name"] for name in names}
+    shares = {name: [*known.mean(), known.all(axis=1).mean()] for name, known in right.items()}
+    return 100 * pd.DataFrame.from_dict(shares, orient="index", columns=["noun", "verb", "both"])
 
 
 def by_class(rows: pd.DataFrame) -> pd.DataFrame:

@@ -102,7 +102,8 @@ def small_videos(root: Path, names: list[str], count: int = 12) -> list[str]:
 def project_copy(root: Path, prepared: Path) -> Path:
     """A copy of the project whose params/ knows the tiny data set, and whose demo is that too."""
     names = "notebooks params videossl_core videossl_lab pyproject.toml Snakefile Makefile"
-    for source in (params.ROOT / name for name in (*names.split(), "outputs/reference/bench")):
+    names += " outputs/reference/bench outputs/reference/demo"
+    for source in (params.ROOT / name for name in names.split()):
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, root / source.relative_to(params.ROOT))
     values = {name: value for name, value in TINY.items() if name != "dataset"}
