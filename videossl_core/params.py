@@ -204,10 +204,14 @@ class Params(WhichRun):
         return self.lists or self.videos_dir / "labels.csv"
 
     def differing(self, recorded: dict) -> dict[str, tuple]:
-        """Parameters that a recorded params.json has otherwise: name -> (recorded value, value now)."""
+        """Parameters that a recorded params.json has otherwise: name -> (recorded value, value now).
+
+        One that it lacks came later, with what was done before as its default.
+        """
         now = self.model_dump(mode="json")
+        recorded = {name: field.default for name, field in type(self).model_fields.items()} | recorded
         names = sorted(now.keys() - Bookkeeping.model_fields.keys())
-        return {n: (recorded.get(n), now[n]) for n in names if recorded.get(n) != now[n]}
+        return {n: (recorded[n], now[n]) for n in names if recorded[n] != now[n]}
 
 
 AnyParams = TypeVar("AnyParams", bound=_Model)
