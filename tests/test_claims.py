@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from videossl_core import runs
+from videossl_core import params, runs
 from videossl_core.data.splits import source_of
 from videossl_core.params import WhichRun
 from videossl_lab import claims, paper, plots, results
@@ -157,6 +157,16 @@ def test_pairs_need_same_split_and_settings():
     made.results.loc[mine, "split_sha256"] = "another draw"
     assert made.pairs("sd", "supervised").empty
     assert len(made.pairs("videossl", "supervised")) == 4
+
+
+def test_settings_of_the_published_runs():
+    """Augmentation is a setting that two runs must share; those published before have their hash."""
+    p = params.load(dataset="ucf101_6", root="videos", lists="lists").model_dump(mode="json")
+    for found in (results.published("ucf101_6").settings, [results.settings(p)]):
+        assert "85b79901" in set(found)
+    assert results.settings({name: value for name, value in p.items() if name != "augment"}) == "85b79901"
+    assert results.settings(p | {"augment": "standard"}) != "85b79901"
+    assert results.settings(p | {"teacher_view": "same"}) == "85b79901"  # a matter of the methods that distil
 
 
 def test_claims_shrinking_gain():

@@ -64,6 +64,17 @@ def test_cost_is_proportional(monkeypatch):
     assert cost.decoding == pytest.approx(20 / 3600)
     assert cost.teacher == pytest.approx(20_000 / 8 / 50 / 3600)
     assert cost.training == pytest.approx(1.0)
+    for method, hours in (
+        ("supervised", 0),
+        ("videossl", 900 * 40 / 50 / 3600),
+    ):  # the teacher, at every step
+        once, asked = (
+            estimate.cost(
+                Params(source="demo", steps=900, batch_size=40, method=method, teacher_view=v), 1, 1
+            )
+            for v in ("stored", "same")
+        )
+        assert asked.training - once.training == pytest.approx(hours)
     small = estimate.cost(Params(source="demo", frame_size=68, crop_size=56), 100, 200)
     assert small.gigabytes - cost.gigabytes == pytest.approx(-100 * 200 * 5000 * 0.8 * 0.75 / 1e9)
     assert "100 videos: about 0.146 GB, " in str(cost)

@@ -231,6 +231,11 @@ def test_parameters_of_a_run(tmp_path):
     assert params.of_run(asked) == p.but(num_workers=1)
     assert p.differing(json.loads((p.run_dir / "params.json").read_text())) == {}
     assert asked.differing(p.model_dump(mode="json")) == {"lr": (0.5, 0.05)}
+    before = p.model_dump(
+        mode="json", exclude={"augment", "teacher_view"}
+    )  # recorded before there were these
+    assert p.differing(before) == {}
+    assert p.but(augment="standard").differing(before) == {"augment": ("crop", "standard")}
 
 
 def test_conda_installs_the_same():

@@ -1,12 +1,13 @@
 """A run's folder: resumed exactly, refused when its data or parameters changed, never half replaced."""
 
+import json
 import signal
 
 import pytest
 import torch
 from support.helpers import same, slow_after, stop_at, without_times
 
-from videossl_core import prepare, runs, training
+from videossl_core import params, prepare, runs, training
 from videossl_core.data import files
 from videossl_core.runs import RunError
 from videossl_core.training import Trainer
@@ -30,6 +31,43 @@ def test_resumed_equals_uninterrupted(tiny, method):
     assert run.read_checkpoint()["step"] == 3  # what was trained is saved when the loop is left
     assert resumed(p) == [4]
     assert same(without_times(run.read_checkpoint()), without_times(whole))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"method": "supervised", "augment": "standard"},
+        {"method": "sd", "teacher_view": "same"},
+        {"method": "mt_sd", "augment": "standard", "teacher_view": "same"},
+    ],
+    ids=lambda given: "-".join(given.values()),
+)
+def test_augmented_run_resumes_too(tiny, given):
+    whole = trained(tiny(**given, variant="whole"))
+    plain = trained(tiny(method=given["method"], variant="plain"))
+    assert not same(whole["model"], plain["model"])
+    p = tiny(**given)
+    stop_at(p, 3)
+    assert resumed(p) == [4]
+    assert same(without_times(runs.Run(p.run_dir).read_checkpoint()), without_times(whole))
+
+
+@pytest.mark.slow
+def test_run_from_before_a_parameter_resumes(tiny):
+    """Its params.json lacks the parameter: it did what the default says."""
+    p = tiny()
+    whole = trained(p.but(variant="whole"))
+    run = stop_at(p, 3)
+    recorded = run.read_params()
+    for name in ("augment", "teacher_view"):
+        del recorded[name]
+    run.params.write_text(json.dumps(recorded))
+    with pytest.raises(runs.RunError, match="augment was 'crop' and is now 'standard'"):
+        training.train(p.but(augment="standard"))
+    assert resumed(p) == [4]
+    assert same(without_times(run.read_checkpoint()), without_times(whole))
+    assert params.of_run(p).augment == "crop"
 
 
 @pytest.mark.slow

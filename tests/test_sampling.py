@@ -5,9 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from support.helpers import same, slow_after
 
-from videossl_core import methods, prepare, sampling
+from videossl_core import methods, params, prepare, sampling
 from videossl_core.batches import Batches, loader
 from videossl_core.distributed import Ranks
 
@@ -61,6 +62,75 @@ def test_crop_and_flip():
     assert torch.equal(sampling.crop(clip, 6, 0.3, 0.3, flip=True), clip.flip(-1))
 
 
+def views(count: int = 4000, which: str = "", **given) -> list[sampling.View]:
+    p = params.Params(source="demo", **given)
+    draws = sampling.draws_of_step(1, 0, count)
+    assert same(sampling.draw_view(p, draws, 0, which), sampling.draw_view(p, draws, 0, which))
+    return [sampling.draw_view(p, draws, i, which) for i in range(count)]
+
+
+@pytest.mark.parametrize("which", ["", "other_"])
+def test_crop_is_the_papers(which):
+    """Without ``augment`` a view is the random crop, flipped half of the time where ``hflip`` says so."""
+    clip, draws = torch.arange(400).view(1, 1, 20, 20).expand(3, 2, 20, 20), sampling.draws_of_step(1, 0, 100)
+    y, x, flip = (getattr(draws, which + name) for name in ("y", "x", "flip"))
+    for hflip in (False, True):
+        for i, view in enumerate(views(100, which, frame_size=20, crop_size=16, hflip=hflip)):
+            cut = sampling.crop(clip, 16, y[i], x[i], hflip and flip[i] < 0.5)
+            assert torch.equal(sampling.cut_view(clip, view, 16), cut)
+
+
+def test_standard_augmentation_has_its_distribution():
+    """Half are flipped; areas are uniform from 0.44 to 1 (up to 3/4 no side is cut short), shapes uniform on
+    a logarithmic scale from 3:4 to 4:3, places uniform, factors uniform from 0.6 to 1.4."""
+    made = views(frame_size=1000, crop_size=800, augment="standard")
+    other = views(frame_size=1000, crop_size=800, augment="standard", which="other_")
+    assert not any(a == b for a, b in zip(made, other, strict=True))
+    for drawn in (made, other):
+        assert np.mean([v.flip for v in drawn]) == pytest.approx(0.5, abs=0.03)
+        area = np.array([v.height * v.width / 1e6 for v in drawn])
+        assert area.min() == pytest.approx(0.44, abs=0.002)
+        assert area.max() <= 1
+        for edge in (0.5, 0.6, 0.7):
+            assert np.mean(area < edge) == pytest.approx((edge - 0.44) / 0.56, abs=0.03)
+        shape = np.log([v.width / v.height for v in drawn])[area < 0.7] / np.log(4 / 3)
+        assert np.abs(shape).max() <= 1.01
+        assert shape.std() == pytest.approx(1 / np.sqrt(3), abs=0.02)
+        assert shape.mean() == pytest.approx(0, abs=0.05)
+        for start, side in (("top", "height"), ("left", "width")):
+            at = np.array([(getattr(v, start) + 0.5) / (1001 - getattr(v, side)) for v in drawn])
+            assert at.min() > 0
+            assert at.max() < 1
+            assert at.mean() == pytest.approx(0.5, abs=0.02)
+        colours = np.array([v.colours for v in drawn])
+        assert colours.min() == pytest.approx(0.6, abs=0.002)
+        assert colours.max() == pytest.approx(1.4, abs=0.002)
+        assert colours.mean(0) == pytest.approx([1, 1, 1], abs=0.02)
+        assert np.abs(np.corrcoef(colours.T) - np.eye(3)).max() < 0.06
+
+
+def test_view_against_pillow():
+    """Box and size as Pillow makes them, colours as they are defined, up to three steps that round down; each
+    frame as if it were alone."""
+    torch.manual_seed(0)
+    rough = torch.rand(3, 5, 6, 6)
+    clip = (torch.nn.functional.interpolate(rough, 48, mode="bilinear") * 255).to(torch.uint8)
+    view = sampling.View(4, 10, 36, 30, True, (0.8, 1.3, 0.6))
+    cut = sampling.cut_view(clip, view, 24)
+    assert (cut.shape, cut.dtype) == ((3, 5, 24, 24), torch.uint8)
+    grey = np.array([0.2989, 0.587, 0.114])
+    for frame, now in zip(clip.unbind(1), cut.unbind(1), strict=True):
+        image = Image.fromarray(frame.permute(1, 2, 0).numpy()).crop((10, 4, 40, 40))
+        truth = np.asarray(image.resize((24, 24), Image.Resampling.BILINEAR))[:, ::-1] * 0.8
+        truth = 1.3 * truth + (1 - 1.3) * (truth @ grey).mean()
+        truth = truth.clip(0, 255)
+        truth = 0.6 * truth + 0.4 * (truth @ grey)[..., None]
+        assert np.abs(now.permute(1, 2, 0).numpy() - truth.clip(0, 255)).max() < 4
+    still = clip[:, :1].expand(3, 5, 48, 48)
+    cut = sampling.cut_view(still, view, 24)
+    assert torch.equal(cut, cut[:, :1].expand_as(cut))
+
+
 def batches_of(p, ranks=None):
     data = prepare.prepare(p)
     return Batches(p, methods.METHODS[p.method], data.split, data.store, data.targets, ranks)
@@ -79,6 +149,13 @@ def test_batch_has_what_its_method_needs(tiny, method):
     assert {name: tuple(value.shape) for name, value in batch.items()} == shapes
     if "teacher" in batch:
         assert torch.allclose(batch["teacher"].sum(1), torch.ones(4), atol=1e-5)
+    batch, plain = batches_of(tiny(method=method, augment="standard", teacher_view="same"))[3], batch
+    assert batch.pop("step") == 3
+    if "teacher" in batch:
+        shapes["teacher"] = (4, 3, 224, 224)  # pictures to ask it about
+    assert {name: tuple(value.shape) for name, value in batch.items()} == shapes
+    changed = {name for name, value in batch.items() if not same(value, plain[name])}
+    assert changed == {"clips", "teacher", "other"} & shapes.keys()
 
 
 @pytest.mark.parametrize("which", range(len(sampling.DISTORTIONS)))
@@ -121,11 +198,20 @@ def test_no_unlabelled_video_is_an_error(tiny):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("workers", slow_after(2, [0, 1, 2, 4]))
-@pytest.mark.parametrize("method", ["mt_sd", "s4l", "fixmatch"])
-def test_processes_and_restarts_change_no_batch(tiny, workers, ranks, method):
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"method": "mt_sd"},
+        {"method": "s4l"},
+        {"method": "fixmatch"},
+        {"method": "mt_sd", "augment": "standard", "teacher_view": "same"},
+    ],
+    ids=lambda given: "-".join(given.values()),
+)
+def test_processes_and_restarts_change_no_batch(tiny, workers, ranks, given):
     """All that a batch holds, put together from every rank, whether the run began at step 0 or at 3."""
     half = 2 * ranks
-    p = tiny(method=method, num_workers=workers, hflip=True, batch_size=2 * half)
+    p = tiny(**given, num_workers=workers, hflip=True, batch_size=2 * half)
     whole = batches_of(p)
     parts = [batches_of(p, Ranks(rank, ranks)) for rank in range(ranks)]
     for first in (0, 3):

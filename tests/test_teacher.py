@@ -10,9 +10,11 @@ import torch
 import torchvision
 from PIL import Image
 
-from videossl_core import prepare, teacher
-from videossl_core.data import demo
-from videossl_core.data.frames import FrameStore
+from videossl_core import methods, prepare, sampling, teacher
+from videossl_core.batches import Batches
+from videossl_core.data import codec, demo
+from videossl_core.data.frames import FrameStore, StoreSettings
+from videossl_core.sampling import View
 from videossl_core.teacher import TEACHERS, Classifier, TeacherError
 from videossl_lab import clips
 
@@ -44,6 +46,64 @@ def test_targets_are_the_frames_softmax(tiny):
     nearest = [data.targets.of(video, frame) for frame in (0, 3, 5, 11, 31)]
     exact = [data.targets.of(video, 8 * i) for i in (0, 0, 1, 1, 3)]
     assert np.array_equal(nearest, exact)
+
+
+@pytest.mark.parametrize(
+    ("view", "size", "box"),
+    [
+        # 240 x 320 is resized to 256 x 341; the teacher's frame begins at row 16 and column 58
+        (View(0, 0, 48, 48), (240, 320), (0, 0, 224, 224)),
+        (View(12, 24, 24, 24), (240, 320), (64 - 16, 170 - 58, 128, 224 - 112)),  # its right third is cut off
+        (View(12, 12, 24, 24), (240, 320), (48, 85 - 58, 128, 171)),
+        (View(24, 12, 24, 24), (320, 240), (170 - 58, 64 - 16, 224 - 112, 128)),  # upright
+        # 100 x 1000 is resized to 256 x 2560, of which the teacher sees columns 1168 to 1391
+        (View(0, 0, 48, 12), (100, 1000), (0, 0, 224, 28)),  # columns 0 to 639
+        (View(0, 36, 48, 12), (100, 1000), (0, 196, 224, 28)),  # columns 1920 to 2559
+        (View(0, 12, 48, 12), (100, 1000), (0, 0, 224, 112)),  # columns 640 to 1279
+    ],
+)
+def test_box_in_the_teachers_frame(view, size, box):
+    """By hand."""
+    for flip in (False, True):
+        coloured = View(view.top, view.left, view.height, view.width, flip, (1.2, 0.8, 1.0))
+        assert teacher.same_view(coloured, 48, *size) == View(*box, flip)
+
+
+@pytest.mark.parametrize("along", [0, 1])
+@pytest.mark.parametrize("size", [(240, 320), (320, 240), (256, 256)])
+def test_both_see_the_same_part(tmp_path, size, along):
+    """In a picture whose red grows along one direction and whose green falls, so that what resizing does to
+    all levels cancels out: a level is 1.3 pixels of 320."""
+    grows = (255 * np.mgrid[: size[0], : size[1]][along] / size[along]).astype(np.uint8)
+    picture = np.stack([grows, 255 - grows, np.full_like(grows, 128)], -1)
+    codec.write(tmp_path / "v.mp4", np.broadcast_to(picture, (5, *size, 3)))
+    store = FrameStore(tmp_path / "store", StoreSettings(96, 95, 4))
+    store.add(["v.mp4"], tmp_path, workers=1)
+    height, width = store.table.loc["v.mp4", ["height", "width"]]
+    assert (height, width) == size
+    small = sampling.read_clip(store, "v.mp4", np.array([4]))
+    large = sampling.read_clip(store, "v.mp4", np.array([1]), teacher=True)
+    for view in (View(20, 22, 50, 40), View(30, 30, 44, 40, True), View(18, 40, 60, 33)):
+        theirs = teacher.same_view(view, 96, height, width)
+        seen = [sampling.cut_view(*of, 224).float() for of in ((small, view), (large, theirs))]
+        red, green, _ = seen[0] - seen[1]
+        assert (red - green).abs().max() / 2 < 6
+        assert (red - green).mean().abs() / 2 < 1
+
+
+def test_same_view_of_all_is_the_stored_target(tiny, classifier):
+    """The student sees whole frames, so the teacher is asked about its own; on disk they are float16."""
+    p = tiny(method="sd", crop_size=32)
+    data, method = prepare.prepare(p), methods.METHODS["sd"]
+    stored, asked = (
+        Batches(p.but(teacher_view=view), method, data.split, data.store, data.targets)[2]["teacher"]
+        for view in ("stored", "same")
+    )
+    assert asked.dtype == torch.uint8
+    assert torch.allclose(classifier(asked)[0], stored, atol=2e-3)
+    p = tiny(method="sd", crop_size=16, teacher_view="same")
+    part = Batches(p, method, data.split, data.store, data.targets)[2]["teacher"]
+    assert (classifier(part)[0] - stored).abs().max() > 0.05
 
 
 @pytest.mark.slow

@@ -190,7 +190,7 @@ def test_slider_redraws_picture(monkeypatch):
     assert plt.get_fignums() == []
 
 
-@pytest.mark.parametrize("given", [{"method": "sd"}, {"confident_target": "one_hot"}, {"precision": "bf16"}])
+@pytest.mark.parametrize("given", [{"method": "sd"}, {"precision": "bf16"}, {"teacher_view": "same"}])
 def test_other_equations_are_refused(given):
     """What the loop does not do, the tour's parameters do not promise."""
     assert params.load(notebook.TourParams, steps=4).method == "videossl"

@@ -9,6 +9,7 @@ import torch
 from support.helpers import same, without_times
 
 from videossl_core import batches, losses, methods, models, params, prepare, runs, training
+from videossl_core.teacher import Classifier
 from videossl_core.training import Trainer
 
 EVALUATIONS = [(step, subset) for step in (2, 4) for subset in ("test", "unlabelled")]
@@ -58,6 +59,25 @@ def test_trainer_alone_writes_nothing(tiny):
     assert rows == sorted(trainer.log + trainer.metrics, key=lambda row: row["step"])
     assert len(trainer.test_predictions.table) == 14
     assert list(trainer) == []  # it is at its end
+
+
+def test_teacher_is_asked_about_the_view(tiny):
+    """The logged loss is equation 4 with the answers to the batch's pictures; the teacher is no part of what
+    trains, and is asked only where a method distils."""
+    p = tiny(method="sd", teacher_view="same", augment="standard")
+    data = prepare.prepare(p)
+    trainer = Trainer(p, data)
+    batch = trainer.batches[0]
+    batch.pop("step")
+    h = Classifier(p.teacher)(batch["teacher"])[0].clone()
+    q = training.build_network(p, 14)(batch["clips"])["embedding"].softmax(-1)
+    values = trainer.step(batch)
+    assert values["loss_distil"] == pytest.approx(-(h * q.log()).sum(-1).mean().item(), rel=1e-5)
+    other = trainer.step({n: v for n, v in trainer.batches[1].items() if n != "step"})
+    assert other["loss_distil"] != values["loss_distil"]
+    assert all(w.grad is None and not w.requires_grad for w in trainer.teacher.parameters())
+    for given in ({"method": "supervised"}, {"teacher_view": "stored"}):
+        assert Trainer(p.but(**given), data).teacher is None
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ class Batches(Dataset):
             raise ValueError(f"{p.method} needs unlabelled videos; label_pct = {p.label_pct:g} leaves none")
         both = pd.concat(rows)
         self.videos, self.labels = both.video.to_numpy(), both.label.to_numpy()
-        self.counts = store.table.frames.reindex(both.video).astype(int).to_numpy()
+        self.sizes = store.table[["frames", "height", "width"]].reindex(both.video).astype(int).to_numpy()
 
     def __len__(self) -> int:
         return self.p.steps
@@ -71,13 +71,14 @@ class Batches(Dataset):
         draws = sampling.draws_of_step(p.seed, step, p.batch_size)
         clips: list[Tensor] = []
         needed: dict[str, list[Tensor]] = {}
-        for i, video, count in zip(self.mine, self.videos[positions], self.counts[positions], strict=True):
-            start = int(draws.start[i] * max(1, count - p.clip_frames + 1))
-            frames = sampling.clip_frames(count, start, p.clip_frames)
+        for i, position in zip(self.mine, positions, strict=True):
+            video, size = self.videos[position], self.sizes[position].tolist()
+            start = int(draws.start[i] * max(1, size[0] - p.clip_frames + 1))
+            frames = sampling.clip_frames(size[0], start, p.clip_frames)
             whole = sampling.read_clip(self.store, video, frames)
-            flip = p.hflip and draws.flip[i] < 0.5
-            clips.append(sampling.crop(whole, p.crop_size, draws.y[i], draws.x[i], flip))
-            clip = Clip(p, i, i < self.k, video, frames, whole, draws, self.targets)
+            view = sampling.draw_view(p, draws, i)
+            clips.append(sampling.cut_view(whole, view, p.crop_size))
+            clip = Clip(p, i, i < self.k, video, size, frames, whole, view, draws, self.store, self.targets)
             for name in self.method.needs:
                 if (value := NEEDS[name].draw(clip)) is not None:
                     needed.setdefault(name, []).append(value)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from videossl_core import sampling
+from videossl_core.data.frames import TEACHER_SIDE, FrameStore
 from videossl_core.params import Params
-from videossl_core.sampling import Draws
-from videossl_core.teacher import Targets
+from videossl_core.sampling import Draws, View
+from videossl_core.teacher import Targets, same_view
 
 Batch = dict[str, Tensor]
 """One step's clips, labelled ones first: clips (B, 3, T, H, W) uint8, labels (K,), hidden (U,), the true
@@ -29,16 +30,20 @@ the views that a need adds, ``ema_classes`` (B, C) of the averaged network."""
 class Clip:
     """A clip of the batch while it is read: number ``i`` of the whole batch, from these frames of the video.
 
-    ``whole`` (3, T, S, S) uint8 are the frames before the crop.
+    ``size`` of the video: frames, height, width. ``whole`` (3, T, S, S) uint8 are the frames before the crop,
+    ``view`` is how the batch shows them.
     """
 
     p: Params
     i: int
     labelled: bool
     video: str
+    size: list[int]
     frames: np.ndarray
     whole: Tensor
+    view: View
     draws: Draws
+    store: FrameStore
     targets: Targets | None
 
 
@@ -61,19 +66,25 @@ class Need:
 
 
 def _teacher(clip: Clip) -> Tensor:
-    """(M,) the teacher's softmax h(a) of one frame a of the clip (3.3)."""
+    """(M,) the teacher's softmax h(a) of one frame a of the clip (3.3); with ``teacher_view = same`` the
+    picture (3, 224, 224) uint8 that ``Trainer.step`` shows the teacher."""
     assert clip.targets is not None
-    frame = clip.frames[int(clip.draws.frame[clip.i] * clip.p.clip_frames)]
-    return torch.from_numpy(clip.targets.of(clip.video, int(frame)))
+    frame = int(clip.frames[int(clip.draws.frame[clip.i] * clip.p.clip_frames)])
+    if clip.p.teacher_view == "stored":
+        return torch.from_numpy(clip.targets.of(clip.video, frame))
+    count, height, width = clip.size
+    number = clip.targets.nearest(frame, -(-count // clip.targets.stride))
+    whole = sampling.read_clip(clip.store, clip.video, np.array([number]), teacher=True)
+    view = same_view(clip.view, clip.p.frame_size, height, width)
+    return sampling.cut_view(whole, view, TEACHER_SIDE)[:, 0]
 
 
 def _other_crop(clip: Clip) -> Tensor | None:
     """(3, T, H, W) another crop of the same frames for the averaged network."""
     if clip.p.mt_view == "same":
         return None
-    draws, i = clip.draws, clip.i
-    flip = clip.p.hflip and draws.other_flip[i] < 0.5
-    return sampling.crop(clip.whole, clip.p.crop_size, draws.other_y[i], draws.other_x[i], flip)
+    view = sampling.draw_view(clip.p, clip.draws, clip.i, "other_")
+    return sampling.cut_view(clip.whole, view, clip.p.crop_size)
 
 
 def _strong_view(clip: Clip) -> Tensor | None:

@@ -131,11 +131,19 @@ class Params(WhichRun):
     clip_frames: int = Field(16, ge=2, le=256, description="consecutive frames of a clip")
     jpeg_quality: int = Field(90, ge=30, le=100, description="quality of the stored frames")
     hflip: bool = Field(False, description="random horizontal flip (the paper names none)")
+    augment: Literal["crop", "standard"] = Field(
+        "crop", description="crop: the paper's; standard: random resized crop, horizontal flip, colour jitter"
+    )
 
     # Teacher (3.3)
     teacher: TeacherName = "resnet50"
     teacher_weights: ProjectPath | None = Field(None, description="local file of weights to use instead")
     teacher_stride: int = Field(8, ge=1, le=64, description="the teacher sees every n-th frame")
+    teacher_view: Literal["stored", "same"] = Field(
+        "stored",
+        description="stored: its answer to the whole frame, from disk; same: to the student's crop and flip, "
+        "computed at every step, which makes one of ucf101_6 on a CPU four times as long",
+    )
 
     # Network (4.1)
     backbone: BackboneName = "resnet18"
@@ -204,10 +212,14 @@ class Params(WhichRun):
         return self.lists or self.videos_dir / "labels.csv"
 
     def differing(self, recorded: dict) -> dict[str, tuple]:
-        """Parameters that a recorded params.json has otherwise: name -> (recorded value, value now)."""
+        """Parameters that a recorded params.json has otherwise: name -> (recorded value, value now).
+
+        One that it lacks came later, with what was done before as its default.
+        """
         now = self.model_dump(mode="json")
+        recorded = {name: field.default for name, field in type(self).model_fields.items()} | recorded
         names = sorted(now.keys() - Bookkeeping.model_fields.keys())
-        return {n: (recorded.get(n), now[n]) for n in names if recorded.get(n) != now[n]}
+        return {n: (recorded[n], now[n]) for n in names if recorded[n] != now[n]}
 
 
 AnyParams = TypeVar("AnyParams", bound=_Model)

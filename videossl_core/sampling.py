@@ -3,6 +3,7 @@
 There is no sampler state, so a resumed run, any number of loader processes and a replay see the same clips.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from videossl_core.data.frames import FrameStore
 from videossl_core.data.splits import Stream
+from videossl_core.params import Params
 
 
 @lru_cache(maxsize=4)
@@ -50,6 +52,16 @@ class Draws:
     second_by: np.ndarray
     hole_y: np.ndarray
     hole_x: np.ndarray
+    area: np.ndarray
+    ratio: np.ndarray
+    brightness: np.ndarray
+    contrast: np.ndarray
+    saturation: np.ndarray
+    other_area: np.ndarray
+    other_ratio: np.ndarray
+    other_brightness: np.ndarray
+    other_contrast: np.ndarray
+    other_saturation: np.ndarray
 
 
 def draws_of_step(seed: int, step: int, batch_size: int) -> Draws:
@@ -73,9 +85,9 @@ def centre_start(count: int, length: int) -> int:
     return max(0, (count - length) // 2)
 
 
-def read_clip(store: FrameStore, video: str, numbers: np.ndarray) -> Tensor:
-    """(3, T, S, S) uint8: the frames with these numbers at the store's size S."""
-    return torch.from_numpy(store.images(video, numbers)).permute(3, 0, 1, 2)
+def read_clip(store: FrameStore, video: str, numbers: np.ndarray, teacher: bool = False) -> Tensor:
+    """(3, T, S, S) uint8: the frames with these numbers at the store's size S, or those for the teacher."""
+    return torch.from_numpy(store.images(video, numbers, teacher)).permute(3, 0, 1, 2)
 
 
 def crop(clip: Tensor, size: int, y: float, x: float, flip: bool = False) -> Tensor:
@@ -84,6 +96,57 @@ def crop(clip: Tensor, size: int, y: float, x: float, flip: bool = False) -> Ten
     top, left = int(y * room_y), int(x * room_x)
     part = clip[..., top : top + size, left : left + size]
     return part.flip(-1) if flip else part
+
+
+@dataclass(frozen=True)
+class View:
+    """How a clip is shown: a box of the stored frames in pixels, mirrored or not, and the factors of its
+    brightness, contrast and saturation (none: as they are)."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool = False
+    colours: tuple[float, ...] = ()
+
+
+# augment = standard: areas as in TSN's multi-scale crop (sides of 0.66 to 1), aspect ratios as in
+# torchvision's RandomResizedCrop (3/4 to 4/3), colours changed by up to 0.4 as in SlowFast and MoCo v2.
+AREA, RATIO, JITTER = (0.44, 1.0), 4 / 3, 0.4
+
+
+def draw_view(p: Params, draws: Draws, i: int, which: str = "") -> View:
+    """The view of clip ``i`` in its batch; ``which`` = ``other_`` is the one of mean teacher's teacher."""
+
+    def number(name: str, low: float = 0, high: float = 1) -> float:
+        return low + (high - low) * float(getattr(draws, which + name)[i])
+
+    standard, whole = p.augment == "standard", p.frame_size
+    height = width = p.crop_size
+    colours: tuple[float, ...] = ()
+    if standard:
+        area, ratio = number("area", *AREA), RATIO ** number("ratio", -1, 1)  # ratio of width to height
+        # a side that would be longer than the frame's ends with it
+        height, width = (min(whole, round(whole * math.sqrt(a))) for a in (area / ratio, area * ratio))
+        names = ("brightness", "contrast", "saturation")
+        colours = tuple(number(name, 1 - JITTER, 1 + JITTER) for name in names)
+    top, left = int(number("y", 0, whole - height + 1)), int(number("x", 0, whole - width + 1))
+    return View(top, left, height, width, (p.hflip or standard) and number("flip") < 0.5, colours)
+
+
+def cut_view(clip: Tensor, view: View, size: int) -> Tensor:
+    """(3, T, size, size) uint8: a view of the clip (3, T, S, S) uint8, all frames alike."""
+    part = clip[..., view.top : view.top + view.height, view.left : view.left + view.width]
+    if view.colours or part.shape[-2:] != (size, size):
+        from torchvision.transforms.v2 import functional as F  # here, for it loads as long as torch does
+
+        frames = F.resize(part.transpose(0, 1), [size, size])
+        changes = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
+        for change, by in zip(changes, view.colours, strict=False):
+            frames = change(frames, by)
+        part = frames.transpose(0, 1)
+    return part.flip(-1) if view.flip else part
 
 
 # What a strong view may undergo, by torchvision's F: (T, 3, H, W) uint8 and a number in [0, 1) to its like.

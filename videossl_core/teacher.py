@@ -16,10 +16,11 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from videossl_core.data import files
-from videossl_core.data.frames import FrameStore
+from videossl_core.data.frames import TEACHER_SHORT, TEACHER_SIDE, FrameStore
 from videossl_core.models import folded
 from videossl_core.params import Params
 from videossl_core.progress import track
+from videossl_core.sampling import View
 
 TEACHER_CLASSES = 1000  # M, those of ImageNet
 
@@ -154,8 +155,12 @@ class Targets:
     def of(self, video: str, frame: int) -> np.ndarray:
         """(M,) float32 distribution h(a) of the frame the teacher saw that is nearest to this one."""
         seen = np.load(self.path(video), mmap_mode="r", allow_pickle=False)
-        h = seen[min(len(seen) - 1, round(frame / self.stride))].astype(np.float32)
+        h = seen[self.nearest(frame, len(seen))].astype(np.float32)
         return h / h.sum()  # float16 on disk: the sum is 1 only to about 1e-3
+
+    def nearest(self, frame: int, seen: int) -> int:
+        """Which of the ``seen`` frames for the teacher is nearest to this one of the video."""
+        return min(seen - 1, round(frame / self.stride))
 
     def features(self, video: str) -> np.ndarray:
         """(frames, F, 2, 2) float32 of all frames that the teacher saw."""
@@ -169,6 +174,29 @@ class Targets:
         stat = path.stat()
         size = 128 + frames * self._bytes[features]  # the header of a .npy file comes first
         return stat.st_size == size and stat.st_mtime_ns >= source.stat().st_mtime_ns
+
+
+def same_view(view: View, side: int, height: int, width: int) -> View:
+    """Box and flip of the student's view, in the teacher's frame, of a video of this height and width that is
+    stored as squares of this side."""
+    short = min(height, width)
+    top, bottom = _part(view.top / side, (view.top + view.height) / side, height / short)
+    left, right = _part(view.left / side, (view.left + view.width) / side, width / short)
+    return View(top, left, bottom - top, right - left, view.flip)
+
+
+def _part(first: float, last: float, length: float) -> tuple[int, int]:
+    """Where a part of the picture, from share to share of one side, begins and ends in the teacher's frame;
+    ``length`` is that of the side, the shorter one of the picture being 1.
+
+    The student sees the whole picture, the teacher its centre: what lies beyond is cut off. At least an
+    eighth of the teacher's frame is kept, the nearest, for in a wide picture the two may not even meet.
+    """
+    whole, least = round(length * TEACHER_SHORT), TEACHER_SIDE // 8
+    ends = (round(share * whole) - (whole - TEACHER_SIDE) // 2 for share in (first, last))
+    begin, end = (min(max(at, 0), TEACHER_SIDE) for at in ends)
+    begin = min(begin, TEACHER_SIDE - least)
+    return begin, max(end, begin + least)
 
 
 def build_targets(

@@ -59,6 +59,8 @@ class Trainer:
         )
         self.precision.apply(self.network)
         self.model = self.ranks.wrap(self.network, p.sync_batch_norm, self.device)
+        asks = p.teacher_view == "same" and "teacher" in self.method.needs
+        self.teacher = teacher.Classifier(p.teacher, p.teacher_weights).to(self.device) if asks else None
         averages = any(NEEDS[name].averaged for name in self.method.needs)
         self.ema = models.averaged(self.network, p.ema_decay) if averages else None
         self.optimizer = torch.optim.SGD(
@@ -84,6 +86,8 @@ class Trainer:
         p, step = self.p, self.step_number
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, p)
+        if self.teacher is not None:  # cloned, for autograd refuses tensors of inference mode
+            batch = batch | {"teacher": self.teacher(batch["teacher"])[0].clone()}
         out = methods.forward(self.model, self.ema, batch, self.method, p)
         loss, parts = methods.total_loss(self.method, out, batch, step, p)
 

@@ -99,14 +99,16 @@ def cost(p: Params, videos: int, frames: float) -> Cost:
     rate = rates()
     total = videos * frames
     stored = 0.8 * (p.frame_size / 136) ** 2 + 0.2  # a fifth is the teacher's frames
-    seen = 2 * (TEACHER_CLASSES + 4 * TEACHERS[p.teacher].features) / p.teacher_stride  # bytes a frame
+    teacher_bytes = 2 * (TEACHER_CLASSES + 4 * TEACHERS[p.teacher].features) / p.teacher_stride  # a frame
+    asked = p.teacher_view == "same" and "teacher" in METHODS[p.method].needs  # at every step
+    seen = p.steps * p.batch_size * asked / rate["teacher_frames_per_s"]
     slowdown = macs(p) / (rate["gmacs_per_clip_step"] * 1e9)
     return Cost(
         videos,
-        gigabytes=total * (rate["bytes_per_frame"] * stored + seen) / 1e9,
+        gigabytes=total * (rate["bytes_per_frame"] * stored + teacher_bytes) / 1e9,
         decoding=total / rate["prep_frames_per_s"] / 3600,
         teacher=total / p.teacher_stride / rate["teacher_frames_per_s"] / 3600,
-        training=p.steps * p.batch_size * slowdown / rate["loop_clips_per_s"] / 3600,
+        training=(p.steps * p.batch_size * slowdown / rate["loop_clips_per_s"] + seen) / 3600,
     )
 
 

@@ -52,6 +52,7 @@ class TourParams(Params):
     loss_reduction: Literal["batch"] = "batch"
     precision: Literal["fp32"] = "fp32"
     teacher_temperature: float = Field(1, ge=1, le=1)
+    teacher_view: Literal["stored"] = "stored"
 
 
 def _new_method(name: str) -> str:

@@ -28,10 +28,15 @@ SHARED = [
     "last_clip", "precision",
 ]  # fmt: skip
 
+# Shared as well, but came after the first results were published, with the value that those had: it counts
+# where it is another, so that their hashes stay.
+SHARED_LATER = {"augment": "crop"}
+
 
 def settings(p: dict) -> str:
     """A short hash of what two methods' runs must have in common to be compared, of a params.json."""
-    return files.sha256(json.dumps({name: p[name] for name in SHARED}).encode())[:8]
+    later = [name for name, first in SHARED_LATER.items() if p.get(name, first) != first]
+    return files.sha256(json.dumps({name: p[name] for name in SHARED + later}).encode())[:8]
 
 
 def find(outputs: Path, dataset: str | None = None, variants: bool = False) -> pd.DataFrame:

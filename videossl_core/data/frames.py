@@ -23,8 +23,9 @@ from PIL import Image
 from videossl_core.data import codec, files, pool
 from videossl_core.progress import track
 
-TEACHER_SIDE = 224
-"""Side of the teacher's frames: the short side of the video is resized to 256, the centre is cropped."""
+TEACHER_SHORT, TEACHER_SIDE = 256, 224
+"""The teacher's frames: the short side of the video is resized to the one, the other is the side of a square
+cut out of the centre."""
 
 _HEADER = struct.Struct("<8sqq")  # magic, frames, frames for the teacher
 _MAGIC = b"VSSLFR1\0"
@@ -89,7 +90,7 @@ def _try_video(job: tuple[str, Path, Path, StoreSettings]) -> Row:
             times += [] if frame.time is None else [frame.time]
             jpegs.append(_jpeg(frame, side, side, side, settings.jpeg_quality, small))
             if i % settings.teacher_stride == 0:
-                scale = 256 / min(frame.width, frame.height)
+                scale = TEACHER_SHORT / min(frame.width, frame.height)
                 width, height = round(frame.width * scale), round(frame.height * scale)
                 teacher_jpegs.append(_jpeg(frame, width, height, TEACHER_SIDE, 92, large))
     except codec.VideoError as error:
