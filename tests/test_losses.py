@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.helpers import NETWORKS
 
 from videossl_core import losses, methods, params
 
@@ -130,7 +131,7 @@ WEIGHTS = {"supervised": 1, "pseudo": 1, "fixmatch": 1, "distil": 0.5, "consiste
 
 
 @pytest.mark.parametrize("reduction", ["batch", "mean"])
-@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_equation_5_for_every_method(name, reduction):
     p = params.load(method=name, steps=90, loss_reduction=reduction, lambda_d=0.5, s4l_weight=2)
     method, sums = methods.METHODS[name], by_hand()

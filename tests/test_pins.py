@@ -31,7 +31,7 @@ def summary(run: runs.Run) -> dict:
         "machine": machine("cpu"),
         "sha256": files.sha256(b"".join(k.encode() + v.numpy().tobytes() for k, v in weights)),
         "weights": {k: [v.double().sum().item(), v.double().norm().item()] for k, v in weights},
-        "averaged": state["ema"] and sum(v.double().norm().item() for v in state["ema"].values()),
+        "averaged": sum(v.double().norm().item() for v in (state.get("ema") or {}).values()) or None,
         "log": {c: log[c].tolist() for c in log if c.startswith(("loss", "confident_pct", "lr"))},
         "metrics": pd.read_csv(run.metrics).to_dict("list"),
     }

@@ -127,7 +127,11 @@ def test_frames_of_a_clip(tiny, start, expected):
 
 @pytest.mark.parametrize(
     "given",
-    [{"method": "probe"}, {"method": "probe_motion"}, {"method": "probe", "probe_classifier": "knn"}],
+    [
+        {"method": "probe"},
+        {"method": "probe", "probe_classifier": "knn"},
+        {"method": "probe_motion", "label_pct": 100},  # two of each class: the strength is chosen
+    ],
 )
 def test_run_like_any_other(tiny, given):
     """The same files; a new process predicts what is on record; again, there is nothing to do."""
@@ -136,7 +140,8 @@ def test_run_like_any_other(tiny, given):
     assert run.finished
     assert {path.name for path in run.folder.iterdir()} == {*runs.FILES, ".lock"}
     metrics = pd.read_csv(run.metrics)
-    assert metrics.subset.tolist() == ["test", "unlabelled"]
+    assert metrics.subset.tolist() == (["test", "unlabelled"] if p.label_pct < 100 else ["test"])
+    assert len(pd.read_csv(run.log)) == (1 if p.label_pct < 100 else len(probe.STRENGTHS))
     recorded = runs.read_table(run.predictions_test)
     assert metrics.video_top1[0] == pytest.approx(100 * recorded.video_right.mean())
     data = prepare.prepare(p, split=run.read_split())

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support.helpers import same, slow_after
+from support.helpers import NETWORKS, same, slow_after
 
 from videossl_core import methods, params, prepare, sampling
 from videossl_core.batches import Batches, loader
@@ -136,7 +136,7 @@ def batches_of(p, ranks=None):
     return Batches(p, methods.METHODS[p.method], data.split, data.store, data.targets, ranks)
 
 
-@pytest.mark.parametrize("method", methods.METHODS)
+@pytest.mark.parametrize("method", NETWORKS)
 def test_batch_has_what_its_method_needs(tiny, method):
     batches = batches_of(tiny(method=method))
     batch = batches[3]

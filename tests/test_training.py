@@ -6,7 +6,7 @@ from unittest.mock import Mock
 import pandas as pd
 import pytest
 import torch
-from support.helpers import same, without_times
+from support.helpers import NETWORKS, same, without_times
 
 from videossl_core import batches, losses, methods, models, params, prepare, runs, training
 from videossl_core.teacher import Classifier
@@ -19,7 +19,7 @@ def trained(p) -> dict:
     return training.train(p).read_checkpoint()
 
 
-@pytest.mark.parametrize("method", [name for name, row in methods.METHODS.items() if row.terms])
+@pytest.mark.parametrize("method", NETWORKS)
 def test_record_of_every_network(tiny, method):
     p = tiny(method=method, tau=0.5)
     run = training.train(p)

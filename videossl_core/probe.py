@@ -151,9 +151,9 @@ def choose_strength(x: np.ndarray, labels: np.ndarray, sources: np.ndarray, clas
     rows = []
     for strength in STRENGTHS:
         probs = cross_validated(x, labels, sources, classes, strength)
-        right, p = probs.argmax(1) == labels, probs[np.arange(len(x)), labels]
-        loss = -np.log(np.maximum(p, 1e-12)).mean()
-        rows.append({"strength": strength, "cv_top1": 100 * right.mean(), "loss": loss})
+        right = float((probs.argmax(1) == labels).mean())
+        loss = float(-np.log(np.maximum(probs[np.arange(len(x)), labels], 1e-12)).mean())
+        rows.append({"strength": strength, "cv_top1": 100 * right, "loss": loss})
     return sorted(rows, key=lambda row: row["loss"])
 
 

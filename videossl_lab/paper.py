@@ -26,7 +26,7 @@ def figure4(metrics: pd.DataFrame, title: str = "") -> Figure:
 
 
 @at_column_width
-def figure1(results: pd.DataFrame, methods: tuple[str, ...] = ("supervised", "videossl")) -> Figure:
+def figure1(results: pd.DataFrame, methods: tuple[str, ...] = ("supervised", "videossl", "probe")) -> Figure:
     """Figure 1: video top-1 against the label fraction, a bar from the lowest to the highest seed."""
     figure, axis = plt.subplots(figsize=(COLUMN, 2.4))
     shown = results[results.method.isin(methods)]
@@ -48,7 +48,7 @@ def figure1(results: pd.DataFrame, methods: tuple[str, ...] = ("supervised", "vi
 
 
 @at_column_width
-def figure6(gain: pd.Series, names: int = 5) -> Figure:
+def figure6(gain: pd.Series, method: str = "VideoSSL", names: int = 5) -> Figure:
     """Figure 6: gain per class over the supervised baseline, from ``claims.improved``, the best few named."""
     colours = np.where(gain >= 0, "#d55e00", "#7f7f7f")
     few = len(gain) <= 3 * names
@@ -64,10 +64,12 @@ def figure6(gain: pd.Series, names: int = 5) -> Figure:
         axis.text(0.97, 0.95, best, ha="right", va="top", fontsize=7, transform=axis.transAxes)
         axis.set(xlabel="class, sorted", ylabel="gain in clip top-1, points", xticks=[])
     title = f"{100 * (gain > 0).mean():.0f} % of the classes improve, mean gain {gain.mean():+.1f}"
-    figure.suptitle(title, fontsize=8, fontweight="bold")  # over the whole width: names take much of it
+    # over the whole width: names take much of it
+    figure.suptitle(f"{method}\n{title}", fontsize=8, fontweight="bold")
     ends = gain if len(gain) <= 2 * names else pd.concat([gain.head(names), gain.tail(names)])
     words = ", ".join(f"{name} {value:+.1f}" for name, value in ends.items())
-    return plots.described(figure, f"Figure 6: gain in clip top-1 by class. {title}. Best to worst: {words}.")
+    text = f"Figure 6: gain of {method} in clip top-1 by class. {title}. Best to worst: {words}."
+    return plots.described(figure, text)
 
 
 @at_column_width

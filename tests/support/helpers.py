@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from support import workers
-from videossl_core import batches, params, prepare, runs, teacher, training
+from videossl_core import batches, methods, params, prepare, runs, teacher, training
 from videossl_core.data import codec, frames
 
 TINY = {
@@ -38,6 +38,8 @@ TINY = {
 }
 
 TIMES = ("seconds", "clips_per_s")
+NETWORKS = [name for name, method in methods.METHODS.items() if method.terms]
+"""Methods that train one."""
 
 
 def slow_after(count: int, values) -> list:
