@@ -257,6 +257,7 @@ def test_interrupted_training_with_new_labels(own, monkeypatch):
         assert len(run.read_split()[lambda t: t.role != "unlabelled"]) == 13
 
 
+@pytest.mark.slow
 def test_unknown_classes_never_used(own, tmp_path):
     """The weights are the same bits whether the index knows the classes of the unlabelled videos or not."""
     desk = Labels(own.lists, own.classes)

@@ -128,6 +128,7 @@ def test_own_gpu_per_cell(tmp_path, monkeypatch):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
 
 
+@pytest.mark.slow
 def test_declared_grid():
     config = {"grid": "ucf101_6", "dataset": "demo"}  # make always names a data set
     every = grid.Grid.of(config)

@@ -96,7 +96,7 @@ def test_input_variance_would_change_nothing(backbone):
     assert torch.allclose(usual, scaled, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", slow_after(4, BACKBONES))
 def test_folded_batch_norms_change_no_output(backbone):
     network = narrow(backbone, shortcut="B")
     for layer in network.modules():

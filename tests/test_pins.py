@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from support.helpers import slow_after
 
 from benchmarks.bench import machine
@@ -82,13 +83,14 @@ def test_draws():
         assert draws()[name] == pytest.approx(values, rel=1e-12), name
 
 
-@pytest.mark.parametrize("dataset", ["ucf101_6", "demo"])
+@pytest.mark.parametrize("dataset", slow_after(1, ["demo", "ucf101_6"]))
 def test_published_tables(dataset):
     pinned = {path.stem: path.read_text() for path in (PINS / dataset).glob("*.csv")}
     assert tables(dataset) == pinned
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # as in the tests
     import tempfile
 
     from support.helpers import TINY

@@ -103,6 +103,7 @@ def test_nothing_to_predict(trained, tmp_path):
         predict.predict_files(trained.but(seed=99), tmp_path / "bad.avi")
 
 
+@pytest.mark.slow
 def test_what_a_browser_gets(folder, tmp_path):
     source = folder / "a.mp4"
     assert films.for_browser(source) == source.read_bytes()  # it plays as it is

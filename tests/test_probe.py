@@ -168,6 +168,7 @@ def test_hidden_labels_have_no_say(tiny, monkeypatch):
     assert rows == other_rows
 
 
+@pytest.mark.slow
 def test_probe_predicts_other_videos(tiny):
     """Files outside of the data set; per clip and per video."""
     p = tiny(method="probe_motion")
@@ -179,6 +180,7 @@ def test_probe_predicts_other_videos(tiny):
     assert len(predictions.clips) == 4 * len(table)
 
 
+@pytest.mark.slow
 def test_features_can_be_named(tiny):
     """``probe_features`` goes before the method's own, and stands in params.json."""
     named, own = tiny(method="probe", probe_features="mean_and_motion"), tiny(method="probe_motion")

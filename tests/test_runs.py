@@ -119,6 +119,7 @@ def test_checkpoint_between_log_rows(tiny):
     assert same(without_times(trained(p)), without_times(whole))
 
 
+@pytest.mark.slow
 def test_finished_run_is_left_alone(tiny, monkeypatch):
     """And its checkpoint holds nothing but tensors and plain containers."""
     run = training.train(tiny())
@@ -131,6 +132,7 @@ def test_finished_run_is_left_alone(tiny, monkeypatch):
     assert torch.load(run.checkpoint, weights_only=True)["step"] == 4
 
 
+@pytest.mark.slow
 def test_other_parameters_are_refused(tiny):
     training.train(tiny())
     with pytest.raises(RunError, match=r"lr was 0.01 and is now 0.5.*overwrite"):
@@ -201,6 +203,7 @@ def test_changed_split_is_refused(tiny, unfinished):
         training.train(tiny())
 
 
+@pytest.mark.slow
 def test_other_draw_is_refused(tiny, unfinished, monkeypatch):
     p, split = tiny(), unfinished.read_split()
     swapped = split.assign(role=split.role.replace({"labelled": "unlabelled", "unlabelled": "labelled"}))

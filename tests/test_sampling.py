@@ -136,7 +136,7 @@ def batches_of(p, ranks=None):
     return Batches(p, methods.METHODS[p.method], data.split, data.store, data.targets, ranks)
 
 
-@pytest.mark.parametrize("method", NETWORKS)
+@pytest.mark.parametrize("method", slow_after(3, NETWORKS))
 def test_batch_has_what_its_method_needs(tiny, method):
     batches = batches_of(tiny(method=method))
     batch = batches[3]
@@ -197,7 +197,7 @@ def test_no_unlabelled_video_is_an_error(tiny):
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
 @pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("workers", slow_after(2, [0, 1, 2, 4]))
+@pytest.mark.parametrize("workers", slow_after(1, [0, 1, 2, 4]))
 @pytest.mark.parametrize(
     "given",
     [

@@ -91,6 +91,7 @@ def test_both_see_the_same_part(tmp_path, size, along):
         assert (red - green).mean().abs() / 2 < 1
 
 
+@pytest.mark.slow
 def test_same_view_of_all_is_the_stored_target(tiny, classifier):
     """The student sees whole frames, so the teacher is asked about its own; on disk they are float16."""
     p = tiny(method="sd", crop_size=32)
@@ -198,6 +199,7 @@ def test_any_number_of_threads_gives_the_same_files(tiny, tmp_path):
         assert files_of(targets) == files_of(once.targets)
 
 
+@pytest.mark.slow
 def test_answer_that_is_not_finite_stops(tiny, tmp_path, monkeypatch):
     """It names the video; what other videos have got is whole, and the next call goes on from there."""
     once = prepare.prepare(p := tiny(), with_teacher=True)
@@ -217,6 +219,7 @@ def test_answer_that_is_not_finite_stops(tiny, tmp_path, monkeypatch):
     assert files_of(targets).items() <= files_of(once.targets).items()
 
 
+@pytest.mark.slow
 def test_real_imagenet_classifier(classifier):
     named = {"clock": "analog clock", "spider_web": "spider web", "crossword": "crossword puzzle"}
     for noun, expected in named.items():
@@ -227,6 +230,7 @@ def test_real_imagenet_classifier(classifier):
         assert clips.imagenet_classes()[h.argmax()] == expected
 
 
+@pytest.mark.slow
 def test_untaught_teacher(classifier):
     """It predicts next to nothing, and the same each time."""
     untaught = Classifier("untaught")
@@ -258,6 +262,7 @@ def test_other_weights_are_another_folder(tiny, tmp_path):
     assert folder(teacher_weights=tmp_path / "other.pth") != folder()
 
 
+@pytest.mark.slow
 def test_resnet50_takes_a_local_weights_file(tmp_path):
     """The paper's teacher; its published weights have the same names and shapes as these random ones."""
     torch.save(torchvision.models.resnet50().state_dict(), tmp_path / "r50.pth")
@@ -267,6 +272,7 @@ def test_resnet50_takes_a_local_weights_file(tmp_path):
     assert h.sum().item() == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_missing_weights_name_the_way_out(tmp_path, monkeypatch):
     def no_network(*_, **__):
         raise OSError("no route to host")

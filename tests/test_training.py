@@ -6,7 +6,7 @@ from unittest.mock import Mock
 import pandas as pd
 import pytest
 import torch
-from support.helpers import NETWORKS, same, without_times
+from support.helpers import NETWORKS, same, slow_after, without_times
 
 from videossl_core import batches, losses, methods, models, params, prepare, runs, training
 from videossl_core.teacher import Classifier
@@ -19,7 +19,7 @@ def trained(p) -> dict:
     return training.train(p).read_checkpoint()
 
 
-@pytest.mark.parametrize("method", NETWORKS)
+@pytest.mark.parametrize("method", slow_after(2, NETWORKS))
 def test_record_of_every_network(tiny, method):
     p = tiny(method=method, tau=0.5)
     run = training.train(p)
@@ -47,6 +47,7 @@ def test_record_of_every_network(tiny, method):
     assert not network.training
 
 
+@pytest.mark.slow
 def test_trainer_alone_writes_nothing(tiny):
     """Iterating yields the rows of log.csv and metrics.csv; files are the run's business."""
     p = tiny()
@@ -61,6 +62,7 @@ def test_trainer_alone_writes_nothing(tiny):
     assert list(trainer) == []  # it is at its end
 
 
+@pytest.mark.slow
 def test_teacher_is_asked_about_the_view(tiny):
     """The logged loss is equation 4 with the answers to the batch's pictures; the teacher is no part of what
     trains, and is asked only where a method distils."""
@@ -92,6 +94,7 @@ def test_same_command_same_bits(tiny):
     torch.testing.assert_close(*weights, rtol=0.05, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_hidden_labels_reach_no_weight(tiny, monkeypatch):
     """Lie about every label that the training must not see: nothing but the log may change."""
     p = tiny(method="videossl", tau=0, delta=0.1)
@@ -119,6 +122,7 @@ def test_supervised_reads_labelled_only(tiny):
     assert read == set(data.rows("labelled").video)
 
 
+@pytest.mark.slow
 def test_consistency_has_a_gradient(tiny):
     """The bug of others: comparing the teacher with itself. Zero at step 0 with equal views, not after."""
     p = tiny(method="mean_teacher", consistency_ramp=0, lr=0.1, mt_view="same")
@@ -223,6 +227,7 @@ def test_gradient_not_finite(tiny):
     fails_at_third_step(p, network, r"step 2: the gradient of backbone\.4\.body\.0\.weight is not finite")
 
 
+@pytest.mark.slow
 def test_weight_not_finite(tiny, monkeypatch):
     original, calls = torch.optim.SGD.step, itertools.count(1)
 
