@@ -125,6 +125,27 @@ def test_claims_verdicts():
     assert most.verdict == "not shown"  # a class more or less is chance
 
 
+def test_variant_on_its_own():
+    """Methods whose settings were chosen alike are compared although the settings differ; others are not."""
+    share = {
+        ("supervised", ""): 0.4,
+        ("videossl", ""): 0.9,
+        ("supervised", "tuned"): 0.7,
+        ("videossl", "tuned"): 0.8,
+    }
+    runs = made_up(share)
+    rows = runs.results
+    chosen = rows.variant == "tuned"
+    rows.loc[chosen, "settings"] = rows.method[chosen]
+    predicted = runs.right.apply(lambda right: runs.classes.where(right == 1, "neither"))
+    predicted.insert(0, "class_name", runs.classes)
+    alike = claims.Runs(*results.as_plain(rows, predicted, "tuned"))
+    assert len(alike.results) == 12
+    gain = claims.difference(alike.pairs("videossl", "supervised"))
+    assert (gain.pairs, gain.points) == (6, pytest.approx(10, abs=5))
+    assert claims.difference(runs.pairs("videossl", "supervised")).points == pytest.approx(50, abs=5)
+
+
 def test_claims_most_classes():
     """The paper's case, smaller: nearly all of many classes gain, by less than one class's own interval."""
     classes = [f"c{c:02d}" for c in range(50)]

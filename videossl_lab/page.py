@@ -46,12 +46,16 @@ def tables(rows: pd.DataFrame) -> dict[str, str]:
     if len(results.nouns_and_verbs(predicted)):
         return {"nouns_and_verbs": markdown(nouns_and_verbs(rows))}
     runs = claims.Runs(rows, predicted)
-    judged = claims.claims(runs).set_index("section")
-    return {
+    made = {
         "video_top1": markdown(video_top1(rows)),
-        "claims": markdown(judged),
+        "claims": markdown(claims.claims(runs).set_index("section")),
         "variants": markdown(runs.variants().rename(index="`{}`".format)),
     }
+    if len(tuned := results.as_plain(rows, predicted, "tuned")[0]):
+        judged = claims.claims(claims.Runs(*results.as_plain(rows, predicted, "tuned")))
+        made["tuned"] = markdown(video_top1(tuned))
+        made["tuned_claims"] = markdown(judged[judged.pairs > 0].set_index("section"))
+    return made
 
 
 def fill(text: str, tables: dict[str, str]) -> str:

@@ -84,6 +84,14 @@ def predicted_classes(rows: pd.DataFrame) -> pd.DataFrame:
     return _side_by_side(rows, "predictions_test.csv", "answers.csv", "video", "video_pred")
 
 
+def as_plain(rows: pd.DataFrame, predicted: pd.DataFrame, variant: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A variant's runs and their ``predicted_classes`` as if they were the plain ones. Their ``settings``
+    count as one: each method has its own, and they were chosen alike."""
+    own = rows[rows.variant == variant]
+    names = {run_name(row): run_name(row._replace(variant="")) for row in own.itertuples()}
+    return own.assign(variant="", settings=variant), predicted[["class_name", *names]].rename(columns=names)
+
+
 def nouns_and_verbs(predicted: pd.DataFrame) -> pd.DataFrame:
     """Of the demo, whose classes are a noun and a verb: the share of the test videos, in percent, of which
     each run of ``predicted_classes`` (a row here) knows the noun, the verb, and both. Empty for others."""
