@@ -81,12 +81,13 @@ class Linear:
         bias[present] = 0
         if len(present) > 1:
             # the weights are sums of labelled videos: with fewer of these than features, fit in their span
-            basis = np.linalg.qr(x.T)[0] if len(x) < x.shape[1] else np.eye(x.shape[1])
+            z, basis = span(x) if len(x) < x.shape[1] else (x, None)
             two = len(present) == 2  # then there is one logit, whose weights are the difference of the two
-            fitted = LogisticRegression(C=strength * (1 + two), max_iter=2000, tol=1e-5)
-            fitted.fit(x @ basis, labels)
+            fitted = LogisticRegression(C=strength * (1 + two), max_iter=2000, tol=1e-5).fit(z, labels)
             share = np.array([[-0.5], [0.5]]) if two else np.eye(len(present))
-            weight[present], bias[present] = share @ fitted.coef_ @ basis.T, share @ fitted.intercept_
+            w = share @ fitted.coef_
+            weight[present] = w if basis is None else w @ basis @ x
+            bias[present] = share @ fitted.intercept_
         return cls(weight, bias)
 
     def probs(self, x: np.ndarray) -> np.ndarray:
@@ -112,6 +113,15 @@ class Neighbours:
 
 
 CLASSIFIERS: dict[str, type[Linear] | type[Neighbours]] = {"linear": Linear, "knn": Neighbours}
+
+
+def span(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of x (N, D) in an orthonormal basis of what they span, (N, R), and this basis as sums of them,
+    (R, N). It takes only their products, which for N far below D is quick."""
+    values, vectors = np.linalg.eigh(x @ x.T)
+    kept = values >= 1e-10 * values[-1]
+    roots = np.sqrt(np.maximum(values[kept], 1e-12))
+    return vectors[:, kept] * roots, (vectors[:, kept] / roots).T
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

@@ -1,83 +1,115 @@
-"""Which video to label next."""
+"""What the labels so far teach: a guess for every video, how good the guesses are, and which to label next."""
 
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+import sklearn.linear_model  # noqa: F401 - threads can be limited once they are there
+from threadpoolctl import ThreadpoolController
 
-from videossl_core import teacher
-from videossl_core.data.frames import FrameStore
 from videossl_core.data.labels import Rows
-from videossl_core.devices import device
-from videossl_core.params import Params
-from videossl_core.progress import track
+from videossl_core.data.splits import source_of
+from videossl_core.probe import STRENGTH, Linear, span
 
-BALANCE = 2  # how much more a video like a class without labels counts than one like the class with most
+FOLDS = 5
+EVERY = 5
+"""The curve has a point at every fifth label, and one at the last."""
+BALANCE = 1
+"""How much more a video counts whose guess is a class without labels than one of the class with most."""
 
-
-@dataclass(frozen=True)
-class Likeness:
-    """How alike videos are: the product of the ``roots`` (V, M) of their distributions over the teacher's
-    classes, 1 for the same and 0 for disjoint ones. ``crowd`` (V,) sums that of the five nearest videos."""
-
-    roots: np.ndarray
-    crowd: np.ndarray
-
-    @classmethod
-    def of(cls, softmax: np.ndarray) -> "Likeness":
-        """From the teacher's mean softmax of each video, (V, M)."""
-        roots = np.sqrt(softmax / softmax.sum(1, keepdims=True))
-        parts = np.array_split(roots, 1 + len(roots) // 1000)
-        # The most similar one, left out here, is the video itself.
-        nearest = [np.sort(part @ roots.T, axis=1)[:, -6:-1].sum(1) for part in parts]
-        return cls(roots, np.concatenate(nearest))
+Training = tuple[tuple[int, int], ...]
+"""The number of the video and that of its class, for each training label in the order of the clicks."""
 
 
-def mean_softmax(p: Params, store: FrameStore, videos: list[str]) -> np.ndarray:
-    """(V, M): the teacher's mean softmax over three frames, spread over each video."""
-    classifier = teacher.Classifier(p.teacher, p.teacher_weights).to(device(p))
-    counts = teacher.frames_to_see(store, videos)
-    means = []
-    for video in track(videos, len(videos), f"the teacher looks at three frames a video ({p.teacher})"):
-        spread = ((np.arange(3) + 0.5) / 3 * counts[video]).astype(int)
-        means.append(classifier.look(store, video, spread)[0].mean(0).cpu().numpy())
-    return np.stack(means)
+class Learner:
+    """A linear layer on the frozen teacher's features, fitted again after each label.
 
-
-def suggest(
-    videos: list[str], likeness: Likeness, rows: Rows, classes: list[str], table: pd.DataFrame | None = None
-) -> tuple[str, str]:
-    """The video whose label is worth most, and why in a few words; ("", "") if none is left.
-
-    After a training, prefers a small margin between the two likeliest classes. Before, prefers diverse but
-    not outlying videos. Either way, videos of rare classes come sooner; the class is the predicted one, or
-    that of the most similar labelled video.
+    Only training labels count. A held-out label changes no guess, no accuracy and no suggestion; its video is
+    merely not offered again.
 
     Args:
-        rows: videos that have a label or are skipped already.
-        table: by video, predicted class and margin of an earlier training; a video without has margin 0.
+        x: (V, D) float32, the scaled features of the ``videos``.
+
+    After ``learn`` there are ``count`` (C,), the training labels of each class; ``probs`` (V, C), or None
+    before two classes have one; and ``curve``, pairs of a number of labels and the accuracy with these in
+    percent.
     """
-    seen = np.array([video in rows for video in videos])
-    left, labelled = np.flatnonzero(~seen), np.flatnonzero(seen)
-    if not len(left):
-        return "", ""
-    if table is not None:
-        latest = table.reindex([videos[i] for i in left])
-        margin, guesses = latest.margin.fillna(0).to_numpy(), latest.predicted.fillna("")
-        score = 1 - margin
-        reasons = [
-            f"taken for {name}, margin {m:.2f}" if name else "new since the last training"
-            for name, m in zip(guesses, margin, strict=True)
-        ]
-    elif len(labelled):
-        alike = likeness.roots[left] @ likeness.roots[labelled].T
-        score = (1 - alike.max(1)) * likeness.crowd[left]
-        guesses = [rows[videos[labelled[i]]][0] for i in alike.argmax(1)]
-        reasons = ["unlike those seen so far"] * len(left)
-    else:
-        return videos[left[likeness.crowd[left].argmax()]], "a typical video to begin with"
-    count = {name: sum(label == name for label, _ in rows.values()) for name in classes}
-    most = max(1, *count.values())
-    rarity = np.array([1 - count.get(name, most) / most for name in guesses])
-    best = int((score * (1 + BALANCE * rarity)).argmax())
-    return videos[left[best]], reasons[best]
+
+    def __init__(self, videos: list[str], x: np.ndarray, classes: list[str]):
+        self.videos, self.x, self.classes = videos, x, classes
+        self.number = {video: i for i, video in enumerate(videos)}
+        parts = np.array_split(x, 1 + len(x) // 1000)
+        # the most similar video, left out here, is the video itself
+        self.crowd = np.concatenate([np.sort(part @ x.T, axis=1)[:, -6:-1].sum(1) for part in parts])
+        self.accuracy = lru_cache(1000)(self._cross_validate)
+        self.threads = ThreadpoolController()
+        self.learn({})
+
+    def learn(self, rows: Rows) -> None:
+        """Fit the training labels among ``rows``; of their curve only what is new is computed."""
+        train: Training = tuple(
+            (self.number[video], self.classes.index(label))
+            for video, (label, split) in rows.items()
+            if split == "train" and video in self.number
+        )
+        at, labels = np.array(train, int).reshape(-1, 2).T
+        self.count = np.bincount(labels, minlength=len(self.classes))
+        points = [*range(EVERY, len(train), EVERY), len(train)]
+        with self.threads.limit(limits=1):  # the fits are so small that threads would wait for each other
+            curve = [(n, self.accuracy(train[:n])) for n in points]
+            fitted = Linear.fit(self.x[at].astype(float), labels, len(self.classes), STRENGTH)
+            fitted = replace(fitted, weight=fitted.weight.astype(np.float32))
+            self.probs = fitted.probs(self.x) if (self.count > 0).sum() > 1 else None
+        self.curve = [(n, accuracy) for n, accuracy in curve if accuracy is not None]
+
+    def _cross_validate(self, train: Training) -> float | None:
+        """Each fifth is predicted by a fit on the others; the videos of one source stay together, and a video
+        stays in its fifth when labels are added. None where nothing can be left out."""
+        at, labels = np.array(train, int).reshape(-1, 2).T
+        fold = pd.factorize(np.array([source_of(self.videos[i]) for i in at]))[0] % FOLDS
+        if len(set(labels)) < 2 or len(set(fold)) < 2:
+            return None
+        (x, _), right = span(self.x[at].astype(float)), 0
+        for k in set(fold):
+            fitted = Linear.fit(x[fold != k], labels[fold != k], len(self.classes), STRENGTH)
+            right += (fitted.probs(x[fold == k]).argmax(1) == labels[fold == k]).sum()
+        return 100 * float(right) / len(at)
+
+    def guess(self, video: str) -> list[tuple[str, float]]:
+        """The classes and their probabilities, the likeliest first; none before two classes have a label."""
+        if self.probs is None or not video:
+            return []
+        probs = self.probs[self.number[video]]
+        return [(self.classes[i], float(probs[i])) for i in np.argsort(-probs, kind="stable")]
+
+    def left(self, rows: Rows) -> np.ndarray:
+        """The numbers of the videos that have no label and were not skipped."""
+        return np.flatnonzero([video not in rows for video in self.videos])
+
+    def sure(self, rows: Rows, delta: float) -> int:
+        """How many of the videos that are left have a guess of at least this probability."""
+        return 0 if self.probs is None else int((self.probs[self.left(rows)].max(1) >= delta).sum())
+
+    def suggest(self, rows: Rows) -> str:
+        """The video whose label is worth most, "" if none is left: one with a small margin between its two
+        likeliest classes, rather one whose guess is a class of few labels. Before two classes have a label,
+        it is one unlike those seen so far, but no oddity."""
+        left = self.left(rows)
+        if not len(left):
+            return ""
+        if self.probs is not None:
+            second, first = np.sort(self.probs[left])[:, -2:].T
+            rarity = 1 - self.count[self.probs[left].argmax(1)] / self.count.max()
+            score = (1 - first + second) * (1 + BALANCE * rarity)
+        else:
+            seen = [self.number[video] for video in rows if video in self.number]
+            alike = (self.x[left] @ self.x[seen].T).max(1, initial=0)
+            score = (np.square(self.x[left]).sum(1) - alike) * self.crowd[left]
+        return self.videos[left[score.argmax()]]
+
+    def why(self, video: str) -> str:
+        """What speaks for this video, in a few words."""
+        if guess := self.guess(video)[:2]:
+            return "it may be " + " or ".join(f"{name} ({p:.0%})" for name, p in guess)
+        return "unlike those seen so far" if self.count.any() else "a typical video to begin with"
