@@ -172,6 +172,12 @@ def kind_of(p: Params) -> str:
     return p.probe_features or METHODS[p.method].features
 
 
+def sizes_of(p: Params) -> tuple[int, ...]:
+    """How many there are of each kind: of the mean, and of the motion."""
+    size = teacher.TEACHERS[p.teacher].features
+    return (size,) if kind_of(p) == "mean" else (size, 4 * size)
+
+
 class Probe:
     """A fitted classifier on the features of videos, with all that its checkpoint holds.
 
@@ -225,8 +231,7 @@ def fit(p: Params, data: Data) -> tuple[Probe, list[dict]]:
     kind, split = kind_of(p), data.split[data.split.role != "test"]
     seen = track(map(data.targets.features, split.video), len(split), "reading the teacher's features")
     x = np.stack([features(quarters, kind) for quarters in seen])
-    size = teacher.TEACHERS[p.teacher].features
-    scale = Scale.of(x, (size,) if kind == "mean" else (size, 4 * size))
+    scale = Scale.of(x, sizes_of(p))
     known = (split.role == "labelled").to_numpy()
     labelled = split[known]
     x, labels = scale(x[known]), labelled.label.to_numpy()

@@ -8,6 +8,23 @@ function element(parent, tag, className, text = "") {
   return made;
 }
 
+const percent = (value) => `${Math.round(value)} %`;
+
+// Accuracy in percent over the number of training labels: a line, its last value, and all of it in words.
+function drawCurve(parent, points) {
+  parent.replaceChildren();
+  parent.hidden = !points.length;
+  if (!points.length) return;
+  const [labels, accuracy] = points.at(-1);
+  const all = points.map(([n, value]) => `${n} labels ${percent(value)}`).join(", ");
+  parent.setAttribute("aria-label", `Cross-validated accuracy on the training labels: ${all}`);
+  const at = points.map(([n, value]) => [(200 * n) / labels, 44 - 0.4 * value]);
+  const lines = `<path class="frame" d="M0 4V44H204M0 24H204"/><polyline points="${at.join(" ")}"/>`;
+  const [x, y] = at.at(-1);
+  parent.innerHTML = `<svg viewBox="-2 0 208 48" aria-hidden="true">${lines}<circle cx="${x}" cy="${y}" r="3"/></svg>`;
+  element(parent, "span", "", `${percent(accuracy)} right with ${labels} training labels, by cross-validation`);
+}
+
 function render({ model, el }) {
   const root = element(el, "div", "videossl-desk");
   root.tabIndex = 0; // keys are heard when the focus is here or on anything inside, and never elsewhere
@@ -21,11 +38,14 @@ function render({ model, el }) {
   Object.assign(video, { loop: true, muted: true, controls: true, playsInline: true });
   video.autoplay = !matchMedia("(prefers-reduced-motion: reduce)").matches;
   const name = element(left, "div", "name");
+  const guess = element(left, "div", "guess");
+  guess.setAttribute("role", "status");
   const why = element(left, "div", "why");
 
   const right = element(root, "div", "choice");
   const rows = element(right, "div", "classes");
   const lines = {};
+  const buttons = {};
   const keys = {};
   function button(parent, label, key, press) {
     const made = element(parent, "button", "", key ? `${label} (${key})` : label);
@@ -35,7 +55,7 @@ function render({ model, el }) {
     return made;
   }
   for (const [label, key] of classes) {
-    button(rows, label, key, () => send("label", label));
+    buttons[label] = button(rows, label, key, () => send("label", label));
     const bar = element(rows, "div", "bar");
     bar.setAttribute("aria-hidden", "true"); // the words beside it say the same
     lines[label] = [element(bar, "span", "train"), element(bar, "span", "test"), element(rows, "span", "count")];
@@ -45,12 +65,14 @@ function render({ model, el }) {
   button(tools, "skip", "s", () => send("skip"));
   keys.Backspace = keys.u;
   const rest = element(tools, "span", "rest");
+  const curve = element(right, "div", "curve");
+  curve.setAttribute("role", "img");
   const message = element(right, "div", "message");
   message.setAttribute("role", "status");
   const problem = element(right, "div", "problem");
   problem.setAttribute("role", "alert");
   const last = classes.filter(([, key]) => key).at(-1)?.[1];
-  element(right, "div", "hint", `Keys work when this box is framed: click into it, then 1 to ${last}, s, u.`);
+  element(right, "div", "hint", `Keys work when this box is framed: click into it, then Enter for the guess, 1 to ${last}, s, u.`);
 
   let waiting = null;
   function send(action, label = "") {
@@ -64,7 +86,9 @@ function render({ model, el }) {
   }
 
   root.addEventListener("keydown", (event) => {
-    const press = keys[event.key];
+    const accept = event.key === "Enter" && event.target === root; // on a button, Enter presses that
+    const [guessed] = model.get("state").guess;
+    const press = accept && guessed ? () => send("label", guessed[0]) : keys[event.key];
     if (!press || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     event.stopPropagation();
@@ -87,16 +111,21 @@ function render({ model, el }) {
     const state = model.get("state");
     video.setAttribute("aria-label", state.video ? `Clip of ${state.video}` : "No clip");
     name.textContent = state.video || "Every video has a label.";
+    const [guessed] = state.guess;
+    guess.textContent = guessed ? `Guess: ${guessed[0]}, ${percent(100 * guessed[1])}. Enter accepts it.` : "";
     why.textContent = state.why ? `Why this one: ${state.why}` : "";
     message.textContent = state.message;
     problem.textContent = state.problem;
-    rest.textContent = `${state.left} without a label`;
+    const sure = guessed ? `; ${state.sure} of them sure (${percent(100 * state.delta)} or more)` : "";
+    rest.textContent = `${state.left} without a label${sure}`;
+    drawCurve(curve, state.curve);
     const most = Math.max(8, ...Object.values(state.counts).map(([a, b]) => a + b));
     for (const [label, [train, test, count]] of Object.entries(lines)) {
       const [a, b] = state.counts[label];
       train.style.width = `${(100 * a) / most}%`;
       test.style.width = `${(100 * b) / most}%`;
       count.textContent = `${a} + ${b} held out`;
+      buttons[label].classList.toggle("guessed", label === guessed?.[0]);
     }
   }
 

@@ -3,7 +3,6 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 from videossl_core.data import files
@@ -66,8 +65,8 @@ class Labels:
         count = Counter(self.rows.values())
         return {name: (count[name, "train"], count[name, "test"]) for name in self.classes}
 
-    def lacking(self, videos: Iterable[str]) -> str:
-        """What is missing before training on these videos makes sense, in one sentence; empty if nothing."""
+    def lacking(self) -> str:
+        """What is missing before a fit makes sense, in one sentence; empty if nothing."""
         counts = self.counts()
         ready = sum(train > 0 for train, _ in counts.values())
         if ready < 2:
@@ -75,9 +74,5 @@ class Labels:
         if not any(test for _, test in counts.values()):
             return (
                 f"No labelled video is held out yet; label more: {self.test_pct:g} % of each class will be."
-            )
-        if all(video in self.rows for video in videos):
-            return (
-                "Every video has a label or was skipped, but VideoSSL needs some without: add or undo some."
             )
         return ""

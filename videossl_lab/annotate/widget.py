@@ -6,23 +6,25 @@ from functools import lru_cache
 from pathlib import Path
 
 import anywidget
+import numpy as np
 import traitlets
 
-from videossl_core import prepare, runs
+from videossl_core import prepare, probe, teacher
 from videossl_core.data import codec, datasets, demo
 from videossl_core.data.labels import read
+from videossl_core.devices import device
 from videossl_core.params import ParameterError, Params
 from videossl_lab import films
 from videossl_lab.annotate.labels import Labels
-from videossl_lab.annotate.suggest import Likeness, mean_softmax, suggest
+from videossl_lab.annotate.suggest import Learner
 
 KEYS = "123456789" + "".join(c for c in string.ascii_lowercase if c not in "su")
 """Keys of the classes in their order; s skips and u undoes."""
 
 
 class Desk:
-    """The videos of a folder, decoded, their labels, and the predictions of the last training, if any. ``p``
-    has the classes filled in; ``rejected`` are the reasons by unusable video.
+    """The videos of a folder, decoded and seen by the teacher, their labels, and what these teach. ``p`` has
+    the classes filled in; ``rejected`` are the reasons by unusable video.
 
     Raises:
         ParameterError: no classes are named.
@@ -39,17 +41,18 @@ class Desk:
         self.videos = list(reasons.index[reasons == ""])
         if not self.videos:
             raise datasets.DatasetError(f"{self.root}: no usable video here ({len(reasons)} unusable)")
-        self.likeness = Likeness.of(mean_softmax(p, store, self.videos))
+        targets = teacher.build_targets(p, store, self.videos, device(p), features=True)
+        fits = p.but(method="probe")
+        kind, seen = probe.kind_of(fits), map(targets.features, self.videos)
+        x = np.stack([probe.features(quarters, kind).astype(np.float32) for quarters in seen])
+        scale = probe.Scale.of(x, probe.sizes_of(fits))
+        self.learner = Learner(self.videos, scale(x).astype(np.float32), self.p.classes)
+        self.learner.learn(self.labels.rows)
         self.predictions = p.outputs / p.dataset / "predictions.csv"
 
-    def suggest(self, after: str = "") -> tuple[str, str]:
-        """The next video and why, as if ``after`` had a label already."""
-        try:
-            predictions = runs.read_table(self.predictions).set_index("video")[["predicted", "margin"]]
-        except (OSError, ValueError, KeyError):  # not there yet, or not ours
-            predictions = None
-        rows = self.labels.rows | ({after: ("", "skip")} if after else {})
-        return suggest(self.videos, self.likeness, rows, self.p.classes, predictions)
+    def suggest(self, after: str = "") -> str:
+        """The next video, as if ``after`` had been skipped."""
+        return self.learner.suggest(self.labels.rows | ({after: ("", "skip")} if after else {}))
 
 
 def _classes(p: Params) -> list[str]:
@@ -63,13 +66,13 @@ def _classes(p: Params) -> list[str]:
 
 
 class Annotator(anywidget.AnyWidget):
-    """Plays a clip and takes its label by click or key; the browser only draws ``state`` and sends presses.
-    Each is in the CSV before the next clip is shown."""
+    """Plays a clip, says what it takes it for, and takes its label by click or key. The browser only draws
+    ``state`` and sends presses. Each is in the CSV before the next clip is shown."""
 
     _esm = Path(__file__).with_name("annotate.js")
     _css = Path(__file__).with_name("annotate.css")
     classes = traitlets.List().tag(sync=True)  # pairs of name and key
-    state = traitlets.Dict().tag(sync=True)  # video, why, message, problem, counts, left
+    state = traitlets.Dict().tag(sync=True)  # video, why, guess, message, problem, counts, curve, left, sure, delta
     clip = traitlets.Bytes().tag(sync=True)
 
     def __init__(self, desk: Desk):
@@ -78,9 +81,9 @@ class Annotator(anywidget.AnyWidget):
         self.desk = desk
         thread = ThreadPoolExecutor(1)
         self._encoded = lru_cache(4)(lambda video: thread.submit(films.for_browser, desk.root / video))
-        self._next = ("", "")
+        self._next = ""
         self.on_msg(lambda _, message, __: self.press(**message))
-        self._show(*desk.suggest(), message=f"{len(desk.labels.rows)} lines in {desk.labels.path}")
+        self._show(desk.suggest(), f"{len(desk.labels.rows)} lines in {desk.labels.path}")
 
     def press(self, action: str, video: str = "", label: str = "") -> None:
         """Do what a button says: label, skip, undo. A press that was meant for another video is ignored."""
@@ -91,31 +94,33 @@ class Annotator(anywidget.AnyWidget):
         except (ValueError, OSError) as error:  # a hand edit went wrong, the disk is full: nothing was saved
             self.state = self.state | {"problem": str(error)}
 
-    def _change(self, action: str, video: str, label: str) -> tuple[str, str, str]:
-        """Returns the video to show next, why this one, and what was done."""
+    def _change(self, action: str, video: str, label: str) -> tuple[str, str]:
+        """Returns the video to show next, and what was done."""
         labels = self.desk.labels
         if action == "undo":
             undone = labels.undo()
             message = f"taken back: {undone}" if undone else "nothing to take back"
-            if undone in self.desk.videos:
-                return undone, "its label was taken back", message
-            return *self.desk.suggest(), message
+            return undone if undone in self.desk.videos else self.desk.suggest(), message
         labels.set(video, label if action == "label" else None)
         shown = {"train": label, "test": f"{label} (held out)", "skip": "skipped"}
-        message = f"{shown[labels.rows[video][1]]}: {video}"
-        ready = self._next[0] and self._next[0] not in labels.rows
-        return *(self._next if ready else self.desk.suggest()), message
+        # the next clip was chosen, and encoded, while this one was watched
+        ready = self._next and self._next not in labels.rows
+        return self._next if ready else self.desk.suggest(), f"{shown[labels.rows[video][1]]}: {video}"
 
-    def _show(self, video: str, why: str, message: str) -> None:
-        problem = ""
+    def _show(self, video: str, message: str) -> None:
+        learner, rows, problem = self.desk.learner, self.desk.labels.rows, ""
+        learner.learn(rows)
         try:
             clip = self._encoded(video).result() if video else b""
         except (codec.VideoError, OSError) as error:
             clip, problem = b"", f"{video} cannot be played ({error}); skip it"
-        left = sum(v not in self.desk.labels.rows for v in self.desk.videos)
-        state = {"video": video, "why": why, "message": message, "problem": problem, "left": left}
+        state = {"video": video, "message": message, "problem": problem}
+        state |= {"why": learner.why(video) if video else "", "guess": learner.guess(video)[:1]}
+        state |= {"counts": self.desk.labels.counts(), "curve": learner.curve}
+        delta = self.desk.p.delta
+        state |= {"left": len(learner.left(rows)), "sure": learner.sure(rows, delta), "delta": delta}
         with self.hold_sync():
-            self.clip, self.state = clip, state | {"counts": self.desk.labels.counts()}
+            self.clip, self.state = clip, state
         self._next = self.desk.suggest(after=video)
-        if self._next[0]:
-            self._encoded(self._next[0])  # while this one is watched
+        if self._next:
+            self._encoded(self._next)  # while this one is watched
