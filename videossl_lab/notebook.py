@@ -41,6 +41,16 @@ class PredictParams(WhichRun):
     into: ProjectPath = Path("outputs/predictions.csv")
 
 
+class AnnotateParams(Params):
+    """Parameters of annotate.ipynb: those of its runs, and whether it trains networks."""
+
+    networks: bool = Field(False, description="train supervised and videossl too, and compare")
+
+    @property
+    def of_run(self) -> Params:
+        return Params(**{name: getattr(self, name) for name in Params.model_fields})
+
+
 class TourParams(Params):
     """Parameters of tour.ipynb, whose loop is the paper's method as its equations stand: what would change
     them has no effect there, and is refused."""

@@ -179,17 +179,23 @@ def confusion(table: pd.DataFrame, classes: list[str]) -> Figure:
     return described(figure, f"{text}. Most frequent: {words or 'none'}.")
 
 
-def gain(table: pd.DataFrame, difference: Gain) -> Figure:
-    """Held-out video_top1 of two methods (a column of ``table``), and the difference with its interval."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.4), width_ratios=(3, 2))
+def gain(table: pd.DataFrame, gains: dict[tuple[str, str], Gain]) -> Figure:
+    """Held-out video_top1 of some methods (a column of ``table``), and the gain of each over those before it,
+    with its interval."""
+    height = 1.2 + 0.5 * max(len(table), len(gains))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, height), width_ratios=(3, 2))
     titles = [METHODS[name].title for name in table.index]
-    colours = [COLOURS[name] for name in table.index]
-    bars = left.barh(titles, table.video_top1, color=colours)
+    bars = left.barh(titles, table.video_top1, color=[COLOURS[name] for name in table.index])
     left.bar_label(bars, fmt="%.1f", padding=3)
-    left.set(xlabel="video top-1 on held-out videos, %", xlim=(0, 112), ylim=(1.5, -0.5))
-    gain_interval(right, difference, colours[-1])
-    words = ", ".join(f"{name} {top1:.1f} %" for name, top1 in zip(titles, table.video_top1, strict=True))
-    return described(figure, f"Video top-1 on the held-out videos: {words}; {difference}.")
+    left.set(xlabel="video top-1 on held-out videos, %", xlim=(0, 112), ylim=(len(table) - 0.5, -0.5))
+    names = [f"{METHODS[last].title} over\n{METHODS[first].title}" for first, last in gains]
+    for y, ((_, last), difference) in enumerate(gains.items()):
+        gain_interval(right, difference, COLOURS[last], y)
+    right.set(yticks=range(len(gains)), yticklabels=names, ylim=(len(gains) - 0.5, -0.5))
+    words = [f"{name} {top1:.1f} %" for name, top1 in zip(titles, table.video_top1, strict=True)]
+    pairs = zip(names, gains.values(), strict=True)
+    words += [f"{name.replace(chr(10), ' ')}: {difference}" for name, difference in pairs]
+    return described(figure, f"Video top-1 on the held-out videos: {'; '.join(words)}.")
 
 
 def gain_curves(metrics: dict[str, pd.DataFrame], difference: Gain) -> Figure:
@@ -205,12 +211,13 @@ def gain_curves(metrics: dict[str, pd.DataFrame], difference: Gain) -> Figure:
     left.set(xlabel="iteration", ylabel="video top-1 on test videos, %", xlim=(0, None), ylim=(0, 102))
     left.legend()
     gain_interval(right, difference, colour)
+    right.set(yticks=[])
     return described(figure, f"Video top-1 of two methods on test videos: {'; '.join(words)}. {difference}.")
 
 
-def gain_interval(axis: Axes, difference: Gain, colour: str) -> None:
+def gain_interval(axis: Axes, difference: Gain, colour: str, y: float = 0) -> None:
     """A gain as a point, its 95 % interval as a line, and zero."""
     axis.axvline(0, color="black", lw=1)
-    axis.plot([difference.low, difference.high], [0, 0], "|-", color=colour)
-    axis.plot(difference.points, 0, "o", color=colour)
-    axis.set(yticks=[], xlabel="gain, points (95 % interval)")
+    axis.plot([difference.low, difference.high], [y, y], "|-", color=colour)
+    axis.plot(difference.points, y, "o", color=colour)
+    axis.set(xlabel="gain, points (95 % interval)")

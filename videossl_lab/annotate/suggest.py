@@ -1,4 +1,4 @@
-"""What the labels so far teach: a guess for every video, how good the guesses are, and which to label next."""
+"""What the labels so far teach: a guess for every video, its accuracy, and which video to label next."""
 
 from dataclasses import replace
 from functools import lru_cache

@@ -72,7 +72,9 @@ class Annotator(anywidget.AnyWidget):
     _esm = Path(__file__).with_name("annotate.js")
     _css = Path(__file__).with_name("annotate.css")
     classes = traitlets.List().tag(sync=True)  # pairs of name and key
-    state = traitlets.Dict().tag(sync=True)  # video, why, guess, message, problem, counts, curve, left, sure, delta
+    state = traitlets.Dict().tag(
+        sync=True
+    )  # video, why, guess, message, problem, counts, curve, left, sure, delta
     clip = traitlets.Bytes().tag(sync=True)
 
     def __init__(self, desk: Desk):
