@@ -203,20 +203,19 @@ class Probe:
         """Predict these videos (video, class_name, label), which the teacher has seen: the clip prediction
         from the frames of the centre clip, the video prediction from all frames; see ``evaluation.predict``.
         """
-        p, kind, clips, videos, every = self.p, kind_of(self.p), [], [], []
+        p, kind, probs = self.p, kind_of(self.p), []
         counts = store.table.frames.reindex(rows.video).astype(int)
         for video, count in track(counts.items(), len(counts), "evaluating"):
             seen = targets.features(video)
-            videos.append(features(seen, kind))
-            centre = sampling.centre_start(count, p.clip_frames)
-            clips.append(features(seen[self._of_clip(len(seen), centre)], kind))
-            for start in sampling.clip_starts(count, p.clip_frames, p.last_clip) if every_clip else ():
-                every.append(features(seen[self._of_clip(len(seen), start)], kind))
-        none = np.zeros((0, len(self.scale.mean)))
-        of_clips, of_videos, of_every = (
-            self.classifier.probs(self.scale(np.stack(x) if x else none)) for x in (clips, videos, every)
-        )
-        return Predictions.of(rows, self.classes, of_clips, of_videos, of_every if every_clip else None)
+            starts = [sampling.centre_start(count, p.clip_frames)]
+            starts += sampling.clip_starts(count, p.clip_frames, p.last_clip) if every_clip else []
+            clips = [features(seen[self._of_clip(len(seen), start)], kind) for start in starts]
+            # video by video: the features of all clips would take gigabytes
+            probs.append(self.classifier.probs(self.scale(np.stack([features(seen, kind), *clips]))))
+        none = np.zeros((0, len(self.classes)))
+        of_videos, of_clips = (np.vstack([none, *(part[i] for part in probs)]) for i in (0, 1))
+        of_every = np.vstack([none, *(part[2:] for part in probs)]) if every_clip else None
+        return Predictions.of(rows, self.classes, of_clips, of_videos, of_every)
 
     def _of_clip(self, count: int, start: int) -> list[int]:
         """Which of the frames that the teacher saw lie in the clip, or else the one nearest to its middle."""
