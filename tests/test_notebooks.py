@@ -22,6 +22,7 @@ from PIL import Image
 from support.helpers import record, same, tree
 
 from videossl_core import runs, training
+from videossl_core.methods import METHODS
 from videossl_core.params import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -118,26 +119,31 @@ def test_demo_runs_all_notebooks(project):
 
 @SLOW
 def test_label_train_predict(project):
-    """Without a label it says what is missing; with some it trains, shows the gain and sorts the rest."""
+    """Without a label it says what is missing. With some it sorts the rest, without a network; if these are
+    wanted, it compares all three and sorts the rest by one of them."""
     empty = execute(project, "annotate", demo_per_class=3)
     assert "Label videos of at least two classes first: 0 of 7 have one." in shown(empty)
     assert pictures(empty) == []
     data = project / "outputs/my_videos/data/videos"
     lines = [f"{v.name},{v.stem.rsplit('_', 2)[0]}," for v in sorted(data.glob("*.mp4")) if v.stem[-1] != "2"]
     (data / "labels.csv").write_text("\n".join(["video,label,split", *lines]) + "\n")
-    done = execute(project, "annotate", demo_per_class=3)
-    assert re.search(r"gain in video top-1: [+-][\d.]+ points \(95 % interval .*; 7 videos", shown(done))
-    assert len(pictures(done)) == 1
-    assert shown(done).count("<video ") == 6
-    rest = pd.read_csv(project / "outputs/my_videos/predictions.csv")
-    assert len(rest) == 14
-    assert list(rest.margin) == sorted(rest.margin)
-    given = {"dataset": "my_videos", "label_pct": 100, "videos": str(data / rest.video[0])}
-    predicted = execute(project, "predict", **given, into="outputs/one.csv")
-    assert shown(predicted).count("<video ") == shown(predicted).count("<img alt=") == 1
-    one = pd.read_csv(project / "outputs/one.csv")
-    assert one.predicted[0] == rest.predicted[0]
-    assert one.margin[0] == pytest.approx(rest.margin[0], abs=2e-4)
+    for networks in (False, True):
+        done = execute(project, "annotate", demo_per_class=3, networks=networks)
+        runs_made = {path.name for path in (project / "outputs/my_videos").iterdir()} & set(METHODS)
+        assert runs_made == ({"probe", "supervised", "videossl"} if networks else {"probe"})
+        assert shown(done).count("<video ") == 6
+        assert len(pictures(done)) == networks
+        chosen = re.search(r"Use (\w+): these 7 held-out videos", shown(done))
+        method = chosen[1] if networks else "probe"
+        rest = pd.read_csv(project / "outputs/my_videos/predictions.csv")
+        assert len(rest) == 14
+        assert list(rest.margin) == sorted(rest.margin)
+        given = {"dataset": "my_videos", "label_pct": 100, "videos": str(data / rest.video[0])}
+        predicted = execute(project, "predict", **given, method=method, into="outputs/one.csv")
+        assert shown(predicted).count("<video ") == shown(predicted).count("<img alt=") == 1
+        one = pd.read_csv(project / "outputs/one.csv")
+        assert one.predicted[0] == rest.predicted[0]
+        assert one.margin[0] == pytest.approx(rest.margin[0], abs=2e-4)
 
 
 @SLOW

@@ -17,7 +17,8 @@ def rows(path: Path) -> dict[str, str]:
 
 
 def test_label_five_videos(notebook):
-    """They are in the CSV, undo takes one back, and a restart of the kernel loses none."""
+    """They are in the CSV, undo takes one back, Enter accepts a guess, and a restart of the kernel loses
+    neither labels nor the curve."""
     book = notebook("annotate")
     book.run_all(seconds=300)
     desk = book.page.get_by_role("group", name="Label videos")
@@ -59,6 +60,26 @@ def test_label_five_videos(notebook):
     again = re.fullmatch(r"(.+) \((.)\)", buttons[4 % len(buttons)])[2]
     press(lambda: (desk.focus(), book.page.keyboard.press(again)))
     assert rows(path) == start | wanted
+
+    guess = re.compile(r"Guess: (.+), (\d+) %\. Enter accepts it\.")
+    for _ in range(6):
+        expect(desk.locator(".guess")).to_have_text(guess)
+        label, percent = guess.fullmatch(desk.locator(".guess").inner_text()).groups()
+        assert 0 < int(percent) <= 100
+        expect(desk.locator("button.guessed")).to_have_text(re.compile(f"^{re.escape(label)} "))
+        wanted[press(lambda: (desk.focus(), book.page.keyboard.press("Enter")))] = label
+        assert rows(path) == start | wanted
+    key = desk.locator(".classes button:not(.guessed)").first
+    label = re.fullmatch(r"(.+) \(.\)", key.inner_text())[1]
+    wanted[press(lambda: (key.focus(), book.page.keyboard.press("Enter")))] = (
+        label  # the button, not the guess
+    )
+    assert rows(path) == start | wanted
+    trained = sum(int(text.split()[0]) for text in desk.locator(".count").all_inner_texts())
+    curve = desk.get_by_role("img", name="Cross-validated accuracy")
+    assert curve.get_attribute("aria-label").split(", ")[-1].startswith(f"{trained} labels ")
+    assert "of them sure (95 % or more)" in desk.locator(".rest").inner_text()
+    before = curve.get_attribute("aria-label")
     book.check()
 
     book.restart_and_run_all(seconds=300)
@@ -67,3 +88,4 @@ def test_label_five_videos(notebook):
     labelled = sum(int(c[1]) + int(c[2]) for c in counts)
     assert labelled == sum(label != "skip" for label in rows(path).values())
     assert shown() not in wanted
+    assert curve.get_attribute("aria-label") == before

@@ -104,13 +104,15 @@ class Learner:
             rarity = 1 - self.count[self.probs[left].argmax(1)] / self.count.max()
             score = (1 - first + second) * (1 + BALANCE * rarity)
         else:
-            seen = [self.number[video] for video in rows if video in self.number]
+            known = (v for v, (_, split) in rows.items() if split != "test" and v in self.number)
+            seen = [self.number[video] for video in known]
             alike = (self.x[left] @ self.x[seen].T).max(1, initial=0)
             score = (np.square(self.x[left]).sum(1) - alike) * self.crowd[left]
         return self.videos[left[score.argmax()]]
 
     def why(self, video: str) -> str:
         """What speaks for this video, in a few words."""
-        if guess := self.guess(video)[:2]:
-            return "it may be " + " or ".join(f"{name} ({p:.0%})" for name, p in guess)
+        if guess := self.guess(video):
+            name, probability = guess[1]
+            return f"the next guess would be {name}, {100 * probability:.0f} %"
         return "unlike those seen so far" if self.count.any() else "a typical video to begin with"
