@@ -56,6 +56,12 @@ def test_class_without_label():
     assert np.allclose(Neighbours.fit(x, labels * 2, 6).probs(x).sum(1), 1)
 
 
+def test_one_label_a_class():
+    """Is no cause for a warning, which scikit-learn gives from 21 videos on."""
+    x, labels = blobs(25, 25, 40)
+    assert (Linear.fit(x, labels, 25, 10.0).probs(x).argmax(1) == labels).all()
+
+
 def test_features_by_hand():
     """Five frames: the middle one counts in the mean alone. One frame has no motion."""
     quarters = np.arange(5 * 2 * 4, dtype=float).reshape(5, 2, 2, 2) ** 2

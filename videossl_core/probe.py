@@ -83,7 +83,10 @@ class Linear:
             # the weights are sums of labelled videos: with fewer of these than features, fit in their span
             z, basis = span(x) if len(x) < x.shape[1] else (x, None)
             two = len(present) == 2  # then there is one logit, whose weights are the difference of the two
-            fitted = LogisticRegression(C=strength * (1 + two), max_iter=2000, tol=1e-5).fit(z, labels)
+            fitted = LogisticRegression(C=strength * (1 + two), max_iter=2000, tol=1e-5)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The number of unique classes is greater")
+                fitted.fit(z, labels)
             share = np.array([[-0.5], [0.5]]) if two else np.eye(len(present))
             w = share @ fitted.coef_
             weight[present] = w if basis is None else w @ basis @ x
