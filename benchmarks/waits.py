@@ -49,9 +49,13 @@ WAITED: dict[str, tuple[Callable[[Path], None], str]] = {
     "the tour, from nothing": (nothing, f"{PAPERMILL}/tour.ipynb outputs/tour.ipynb"),
     "the demo, from nothing": (forget_the_demo, "make demo"),
     "annotate, until the first clip": (nothing, f"{PAPERMILL}/annotate.ipynb outputs/annotate.ipynb"),
-    f"annotate, {LABELS} labels, both networks": (
+    f"annotate, {LABELS} labels, no network": (
         label_some,
         f"{PAPERMILL}/annotate.ipynb outputs/annotate.ipynb",
+    ),
+    f"annotate, {LABELS} labels, both networks": (
+        label_some,
+        f"{PAPERMILL}/annotate.ipynb outputs/annotate.ipynb -p networks true",
     ),
     "make test-fast": (nothing, "make test-fast"),
     "make test": (nothing, "make test"),
