@@ -6,11 +6,14 @@ Not in the paper. It is the first thing to compare VideoSSL with, for it uses th
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pandas as pd
 import torch
+from threadpoolctl import ThreadpoolController
 
 from videossl_core import sampling, teacher
 from videossl_core.data.frames import FrameStore
@@ -84,7 +87,7 @@ class Linear:
             z, basis = span(x) if len(x) < x.shape[1] else (x, None)
             two = len(present) == 2  # then there is one logit, whose weights are the difference of the two
             fitted = LogisticRegression(C=strength * (1 + two), max_iter=2000, tol=1e-5)
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), threads_for(z):
                 warnings.filterwarnings("ignore", "The number of unique classes is greater")
                 fitted.fit(z, labels)
             share = np.array([[-0.5], [0.5]]) if two else np.eye(len(present))
@@ -95,7 +98,8 @@ class Linear:
 
     def probs(self, x: np.ndarray) -> np.ndarray:
         """(N, D) to (N, C), each row a distribution."""
-        return _softmax(x @ self.weight.T + self.bias)
+        with threads_for(x):
+            return _softmax(x @ self.weight.T + self.bias)
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,18 @@ class Neighbours:
 
 
 CLASSIFIERS: dict[str, type[Linear] | type[Neighbours]] = {"linear": Linear, "knn": Neighbours}
+
+
+def threads_for(x: np.ndarray) -> AbstractContextManager:
+    """In this block NumPy computes in one thread if x is small: threads would only wait for each other."""
+    return _threads().limit(limits=1 if x.size < 1e6 else None)
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    import sklearn.linear_model  # noqa: F401 - what is loaded later is not seen
+
+    return ThreadpoolController()
 
 
 def span(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

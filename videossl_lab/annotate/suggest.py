@@ -5,12 +5,10 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-import sklearn.linear_model  # noqa: F401 - threads can be limited once they are there
-from threadpoolctl import ThreadpoolController
 
 from videossl_core.data.labels import Rows
 from videossl_core.data.splits import source_of
-from videossl_core.probe import STRENGTH, Linear, span
+from videossl_core.probe import STRENGTH, Linear, span, threads_for
 
 FOLDS = 5
 EVERY = 5
@@ -44,7 +42,6 @@ class Learner:
         # the most similar video is left out, for it is the video itself
         self.crowd = np.concatenate([np.sort(part @ some.T, axis=1)[:, -6:-1].sum(1) for part in parts])
         self.accuracy = lru_cache(1000)(self._cross_validate)
-        self.threads = ThreadpoolController()
         self.learn({})
 
     def learn(self, rows: Rows) -> None:
@@ -57,9 +54,10 @@ class Learner:
         at, labels = np.array(train, int).reshape(-1, 2).T
         self.count = np.bincount(labels, minlength=len(self.classes))
         points = [*range(EVERY, len(train), EVERY), len(train)]
-        with self.threads.limit(limits=1):  # the fits are so small that threads would wait for each other
+        x = self.x[at].astype(float)
+        with threads_for(x):
             curve = [(n, self.accuracy(train[:n])) for n in points]
-            fitted = Linear.fit(self.x[at].astype(float), labels, len(self.classes), STRENGTH)
+            fitted = Linear.fit(x, labels, len(self.classes), STRENGTH)
             fitted = replace(fitted, weight=fitted.weight.astype(np.float32))
             self.probs = fitted.probs(self.x) if (self.count > 0).sum() > 1 else None
         self.curve = [(n, accuracy) for n, accuracy in curve if accuracy is not None]
