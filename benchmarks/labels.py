@@ -60,8 +60,8 @@ def simulate(learner: Learner, split: pd.DataFrame, how: str, order: int, labels
 def needed(table: pd.DataFrame) -> pd.DataFrame:
     """By how the labels were chosen and order, the first number of labels with ``GOAL`` % on the test videos;
     infinite where it is never reached."""
-    first = table[table.top1 >= GOAL].groupby(["how", "order"]).labels.min()
-    return first.reindex(table.groupby(["how", "order"]).size().index, fill_value=np.inf).unstack()
+    counts = table.labels.where(table.top1 >= GOAL, np.inf)
+    return counts.groupby([table.how, table.order]).min().unstack()
 
 
 def draw(table: pd.DataFrame) -> Figure:

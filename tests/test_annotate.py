@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from support.helpers import TINY, same, small_videos
 
+from benchmarks.labels import needed, simulate
 from videossl_core import params, predict, prepare, teacher, training
 from videossl_core.data import datasets, labels, splits
 from videossl_core.data.datasets import DatasetError
@@ -232,6 +233,26 @@ def test_suggest_before_two_classes():
     second = learner.suggest(rows)
     assert {int(first) // 6, int(second) // 6} == {0, 1}  # one of each crowd; the loner is not among them
     assert learner.why(second) == "unlike those seen so far"
+
+
+def test_simulated_labelling():
+    """Both orders begin alike; accuracy and sure guesses at the end by hand."""
+    videos, x, true = blobs(3, 40, spread=2.0)
+    role = ["test" if i % 4 == 0 else "labelled" for i in range(40)]
+    split = pd.DataFrame({"video": videos, "class_name": true, "role": role})
+    learner = Learner(videos, x, ["c0", "c1", "c2"])
+    first, other = (simulate(learner, split, how, 5, 12) for how in ("random", "suggested"))
+    assert list(first.labels) == list(other.labels) == [*range(1, 13)]
+    assert first.top1[0] == other.top1[0]
+    known = np.random.default_rng(5).permutation([i for i in range(40) if i % 4])[:12]
+    fitted = logistic(x[known], [true[i] for i in known])
+    right = fitted.predict(x) == np.array(true)
+    sure = (fitted.predict_proba(x).max(1) >= 0.95) & (np.arange(40) % 4 > 0) & ~np.isin(np.arange(40), known)
+    last = first.iloc[-1]
+    assert last.top1 == 100 * right[::4].mean()
+    assert [last.sure, last.sure_right] == [sure.sum(), (sure & right).sum()]
+    both = pd.concat([first.assign(top1=80.0), other.assign(top1=[89.9] * 11 + [90])])
+    assert needed(both)[5].to_dict() == {"random": np.inf, "suggested": 12}
 
 
 @pytest.fixture(scope="module")
