@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from videossl_core import params, prepare, probe
 from videossl_core.data import files
+from videossl_core.linear import Scale
 from videossl_core.progress import track
 from videossl_lab import plots
 from videossl_lab.annotate.suggest import Learner
@@ -26,9 +27,8 @@ HOW = {"random": "#7f7f7f", "suggested": "#d55e00"}
 def learner_of(data: prepare.Data, p: params.Params) -> Learner:
     """It knows all videos of the data set; their features are scaled by those of the training videos."""
     assert data.targets is not None
-    kind, seen = probe.kind_of(p), map(data.targets.features, data.split.video)
-    x = np.stack([probe.features(quarters, kind) for quarters in seen])
-    scale = probe.Scale.of(x[data.split.role != "test"], probe.sizes_of(p))
+    x = probe.features_of(p, data.targets, data.split.video)
+    scale = Scale.of(x[data.split.role != "test"], probe.sizes_of(p))
     return Learner(list(data.split.video), scale(x).astype(np.float32), data.classes)
 
 

@@ -19,7 +19,7 @@ from videossl_core import params, predict, prepare, teacher, training
 from videossl_core.data import datasets, labels, splits
 from videossl_core.data.datasets import DatasetError
 from videossl_core.data.labels import LabelError
-from videossl_core.probe import STRENGTH
+from videossl_core.linear import STRENGTH
 from videossl_lab import clips
 from videossl_lab.annotate import gain
 from videossl_lab.annotate.labels import Labels

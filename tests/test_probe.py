@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from support.helpers import same
 
-from videossl_core import evaluation, params, predict, prepare, probe, runs, training
+from videossl_core import evaluation, linear, params, predict, prepare, probe, runs, training
 from videossl_core.data import demo
-from videossl_core.probe import Linear, Neighbours, Scale
+from videossl_core.linear import Linear, Neighbours, Scale
 
 
 def blobs(classes: int, n: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +105,7 @@ def test_cross_validation_keeps_sources_together():
     labels, twins = np.repeat(rng.integers(0, 2, 60), 2), np.repeat(np.arange(60), 2)
 
     def right(sources):
-        return (probe.cross_validated(x, labels, sources, 2, 100.0).argmax(1) == labels).mean()
+        return (linear.cross_validated(x, labels, sources, 2, 100.0).argmax(1) == labels).mean()
 
     assert right(twins) < 0.65
     assert right(np.arange(120)) > 0.85
@@ -113,12 +113,12 @@ def test_cross_validation_keeps_sources_together():
 
 def test_strength_is_chosen_where_labels_allow():
     x, labels = blobs(3, 60, 5)
-    rows = probe.choose_strength(x, labels, np.arange(60), 3)
-    assert sorted(row["strength"] for row in rows) == list(probe.STRENGTHS)
+    rows = linear.choose_strength(x, labels, np.arange(60), 3)
+    assert sorted(row["strength"] for row in rows) == list(linear.STRENGTHS)
     assert rows[0]["loss"] == min(row["loss"] for row in rows)
-    few = [probe.choose_strength(x[:n], labels[:n], np.arange(n), 3) for n in (3, 5)]
-    assert few == [[{"strength": probe.STRENGTH}]] * 2
-    assert len(probe.choose_strength(x[:6], labels[:6], np.arange(6), 3)) == len(probe.STRENGTHS)
+    few = [linear.choose_strength(x[:n], labels[:n], np.arange(n), 3) for n in (3, 5)]
+    assert few == [[{"strength": linear.STRENGTH}]] * 2
+    assert len(linear.choose_strength(x[:6], labels[:6], np.arange(6), 3)) == len(linear.STRENGTHS)
 
 
 @pytest.mark.parametrize(("start", "expected"), [(0, [0, 1]), (4, [1]), (7, [1]), (8, [1, 2]), (24, [3])])
@@ -147,7 +147,7 @@ def test_run_like_any_other(tiny, given):
     assert {path.name for path in run.folder.iterdir()} == {*runs.FILES, ".lock"}
     metrics = pd.read_csv(run.metrics)
     assert metrics.subset.tolist() == (["test", "unlabelled"] if p.label_pct < 100 else ["test"])
-    assert len(pd.read_csv(run.log)) == (1 if p.label_pct < 100 else len(probe.STRENGTHS))
+    assert len(pd.read_csv(run.log)) == (1 if p.label_pct < 100 else len(linear.STRENGTHS))
     recorded = runs.read_table(run.predictions_test)
     assert metrics.video_top1[0] == pytest.approx(100 * recorded.video_right.mean())
     data = prepare.prepare(p, split=run.read_split())

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pandas as pd
 
-from videossl_core import methods, prepare, runs, training
+from videossl_core import prepare, runs, training
 from videossl_core.data import splits
 from videossl_core.params import Params
 from videossl_lab import claims, live, plots
@@ -33,13 +33,10 @@ def train(p: Params, names: Sequence[str] = METHODS) -> dict[str, runs.Run]:
         with runs.open(q) as run:
             if not run.finished:
                 trainer = training.make_trainer(q, data)
-                if methods.METHODS[method].terms:
-                    curves = live.Live(q, plots.training_curves, trainer)
-                    for row in run.record(trainer):
-                        curves.add(row)
-                    curves.close()
-                else:
-                    list(run.record(trainer))
+                curves = live.Live(q, plots.training_curves, trainer)
+                for row in run.record(trainer):
+                    curves.add(row)
+                curves.close()
         trained[method] = run
     return trained
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from videossl_core.data.labels import Rows
 from videossl_core.data.splits import source_of
-from videossl_core.probe import STRENGTH, Linear, span, threads_for
+from videossl_core.linear import STRENGTH, Linear, span, threads_for
 
 FOLDS = 5
 EVERY = 5

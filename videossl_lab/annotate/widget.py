@@ -13,6 +13,7 @@ from videossl_core import prepare, probe, teacher
 from videossl_core.data import codec, datasets, demo
 from videossl_core.data.labels import read
 from videossl_core.devices import device
+from videossl_core.linear import Scale
 from videossl_core.params import ParameterError, Params
 from videossl_lab import films
 from videossl_lab.annotate.labels import Labels
@@ -43,9 +44,8 @@ class Desk:
             raise datasets.DatasetError(f"{self.root}: no usable video here ({len(reasons)} unusable)")
         targets = teacher.build_targets(p, store, self.videos, device(p), features=True)
         fits = p.but(method="probe")
-        kind, seen = probe.kind_of(fits), map(targets.features, self.videos)
-        x = np.stack([probe.features(quarters, kind).astype(np.float32) for quarters in seen])
-        scale = probe.Scale.of(x, probe.sizes_of(fits))
+        x = probe.features_of(fits, targets, self.videos)
+        scale = Scale.of(x, probe.sizes_of(fits))
         self.learner = Learner(self.videos, scale(x).astype(np.float32), self.p.classes)
         self.learner.learn(self.labels.rows)
         self.predictions = p.outputs / p.dataset / "predictions.csv"
