@@ -144,7 +144,7 @@ def test_killed_preparation_ends_in_the_same_targets(tmp_path, times, fault):
         return {name: content for name, content in files.items() if not name.endswith("store.csv")}
 
     truth = made("whole")
-    assert sum(name.endswith(".npy") for name in truth) == 28
+    assert sum(name.endswith(".npy") for name in truth) == 2 * 28
     rng, killed = random.Random(9), 0
     for trial in range(max(3, times // 2)):  # at least once in each of the three
         given, third = TINY | {"outputs": tmp_path / str(trial)}, len(truth) // 3
@@ -202,7 +202,7 @@ def test_crowd_runs_the_teacher_once(tmp_path, fault):
     assert crowd(*[(helpers.prepare_all, given, log)] * 2) == [0, 0]
     data = prepare.prepare(params.load(**given), with_teacher=True)
     assert len(log.read_text().split()) == 28  # the training videos, one batch of frames each
-    assert len(list(data.targets.folder.rglob("*.npy"))) == 28
+    assert len(list(data.targets.folder.rglob("*.npy"))) == 2 * 28
     what = "two processes rendering, decoding and running the teacher at once"
     fault(what, 1, "nothing, nothing done twice")
 

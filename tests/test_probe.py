@@ -1,5 +1,7 @@
 """A linear layer on the frozen teacher's features: against other optimisers, and as a run like any other."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -121,14 +123,15 @@ def test_strength_is_chosen_where_labels_allow():
     assert len(linear.choose_strength(x[:6], labels[:6], np.arange(6), 3)) == len(linear.STRENGTHS)
 
 
-@pytest.mark.parametrize(("start", "expected"), [(0, [0, 1]), (4, [1]), (7, [1]), (8, [1, 2]), (24, [3])])
-def test_frames_of_a_clip(tiny, start, expected):
-    """The teacher saw frames 0, 8, 16, 24; a clip has 8 frames, or 9 here so that two may lie in it."""
-    fitted = probe.Probe(tiny(method="probe", clip_frames=9), [], None, None)
+@pytest.mark.parametrize(
+    ("length", "start", "expected"),
+    [(17, 0, [0, 1, 2]), (16, 4, [1, 2]), (9, 8, [1, 2]), (8, 4, [0, 1]), (8, 7, [1, 2]), (2, 25, [2, 3])],
+)
+def test_frames_of_a_clip(tiny, length, start, expected):
+    """The teacher saw frames 0, 8, 16 and 24. A short clip has but one of them or none: the two nearest then."""
+    fitted = probe.Probe(tiny(method="probe", clip_frames=length), [], None, None)
     assert fitted._of_clip(4, start) == expected
-    between = probe.Probe(tiny(method="probe", clip_frames=2), [], None, None)
-    assert between._of_clip(4, 3) == [0]
-    assert between._of_clip(4, 5) == [1]
+    assert fitted._of_clip(1, 0) == [0]
 
 
 @pytest.mark.parametrize(
@@ -160,6 +163,22 @@ def test_run_like_any_other(tiny, given):
     before = run.checkpoint.read_bytes()
     assert training.train(p).finished
     assert run.checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize("where", ["fit", "predict"])
+def test_interrupted_fit_leaves_no_half(tiny, monkeypatch, where):
+    """The next start does all of it."""
+    p = tiny(method="probe")
+    with monkeypatch.context() as patch:
+        owner = probe if where == "fit" else probe.Probe
+        patch.setattr(owner, where, Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            training.train(p)
+    assert not runs.Run(p.run_dir).finished
+    run = training.train(p)
+    assert run.finished
+    assert len(runs.read_table(run.predictions_test)) == 14
+    assert len(pd.read_csv(run.metrics)) == 2
 
 
 def test_hidden_labels_have_no_say(tiny, monkeypatch):

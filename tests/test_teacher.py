@@ -158,6 +158,7 @@ def test_targets_made_before_there_were_features(tiny, tmp_path, monkeypatch):
     store = without_targets(once.store, tmp_path)
     targets = teacher.build_targets(p, store, videos, "cpu")
     whole = files_of(targets)
+    made = targets.path(videos[0]).stat().st_mtime_ns
     for video in videos:
         targets.path(video, features=True).unlink()
     seen, look = [], Classifier.look
@@ -169,6 +170,7 @@ def test_targets_made_before_there_were_features(tiny, tmp_path, monkeypatch):
     teacher.build_targets(p, store, videos, "cpu", features=True)
     assert sorted(seen) == videos
     assert files_of(targets) == whole
+    assert targets.path(videos[0]).stat().st_mtime_ns == made  # the softmax on record stays
     assert targets.features(videos[0]).shape == (4, 1280, 2, 2)
 
 
@@ -196,7 +198,7 @@ def test_any_number_of_threads_gives_the_same_files(tiny, tmp_path):
         finally:
             torch.set_num_threads(1)
         assert 2 * len(videos) == len(files_of(targets)) > 20
-        assert files_of(targets) == files_of(once.targets)
+        assert files_of(targets).items() <= files_of(once.targets).items()  # the shared one has test videos
 
 
 @pytest.mark.slow

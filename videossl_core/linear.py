@@ -82,7 +82,7 @@ class Neighbours:
     votes: np.ndarray
 
     @classmethod
-    def fit(cls, x: np.ndarray, labels: np.ndarray, classes: int, strength: float = 0) -> "Neighbours":
+    def fit(cls, x: np.ndarray, labels: np.ndarray, classes: int) -> "Neighbours":
         return cls(_unit(x), np.eye(classes)[labels])
 
     def probs(self, x: np.ndarray) -> np.ndarray:

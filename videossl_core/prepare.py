@@ -95,9 +95,11 @@ def choose_labels(p: Params, index: datasets.Index, rejected: pd.Series) -> pd.D
 
 def run_teacher(p: Params, store: FrameStore, split: pd.DataFrame) -> teacher.Targets:
     """The teacher's softmax for all training videos (3.3); for a method that uses its features these too, and
-    for the test videos as well."""
+    for the test videos as well. With ``teacher_view = same`` it looks at each step instead."""
     features = bool(methods.METHODS[p.method].features)
     videos = split.video if features else split.video[split.role != "test"]
+    if p.teacher_view == "same" and not features:
+        videos = videos[:0]
     return teacher.build_targets(p, store, list(videos), devices.device(p), features)
 
 

@@ -88,10 +88,13 @@ class Probe:
         return Predictions.of(rows, self.classes, of_clips, of_videos, of_every)
 
     def _of_clip(self, count: int, start: int) -> list[int]:
-        """Which of the frames that the teacher saw lie in the clip, or else the one nearest to its middle."""
+        """Which of the frames that the teacher saw lie in the clip; two at least, for one alone has no motion:
+        if need be those nearest to its middle."""
         p, stride = self.p, self.p.teacher_stride
         inside = [i for i in range(count) if start <= i * stride < start + p.clip_frames]
-        return inside or [min(count - 1, round((start + p.clip_frames / 2) / stride))]
+        middle = start + (p.clip_frames - 1) / 2
+        nearest = sorted(range(count), key=lambda i: abs(i * stride - middle))[:2]
+        return inside if len(inside) > 1 else sorted(nearest)
 
 
 def features_of(p: Params, targets: Targets, videos: Sequence[str]) -> np.ndarray:
@@ -101,14 +104,17 @@ def features_of(p: Params, targets: Targets, videos: Sequence[str]) -> np.ndarra
 
 
 def fit(p: Params, data: Data) -> tuple[Probe, list[dict]]:
-    """Fit the run's classifier on its labelled videos; the rows are those of ``choose_strength``."""
+    """Fit the run's classifier on its labelled videos; the rows are those of ``choose_strength``, or of kNN,
+    which has nothing to choose, one without values."""
     assert data.targets is not None
     split = data.split[data.split.role != "test"]
     x, known = features_of(p, data.targets, split.video), (split.role == "labelled").to_numpy()
     scale, labelled = Scale.of(x, sizes_of(p)), split[known]
     x, labels = scale(x[known]), labelled.label.to_numpy()
+    if p.probe_classifier == "knn":
+        return Probe(p, data.classes, scale, Neighbours.fit(x, labels, len(data.classes))), [{}]
     rows = choose_strength(x, labels, labelled.video.map(source_of).to_numpy(), len(data.classes))
-    classifier = CLASSIFIERS[p.probe_classifier].fit(x, labels, len(data.classes), rows[0]["strength"])
+    classifier = Linear.fit(x, labels, len(data.classes), rows[0]["strength"])
     return Probe(p, data.classes, scale, classifier), rows
 
 
@@ -131,21 +137,23 @@ class ProbeTrainer:
             yield from rows
 
     def steps(self) -> Iterator[list[dict]]:
-        if self.probe is None:
-            begun = time.perf_counter()
-            self.probe, tried = fit(self.p, self.data)
-            self.log += [{"step": 1, **row} for row in tried]
-            for subset in ("test", "unlabelled"):
-                videos = self.data.rows(subset)
-                videos = videos[videos.label >= 0]  # nobody knows the class of a user's unlabelled videos
-                if len(videos):
-                    assert self.data.targets is not None
-                    predictions = self.probe.predict(videos, self.data.store, self.data.targets)
-                    facts = {"step": 1, "subset": subset} | predictions.top1()
-                    self.metrics.append(facts | {"videos": len(videos)})
-                    self.test_predictions = predictions if subset == "test" else self.test_predictions
-            self.seconds = time.perf_counter() - begun
-            yield [*self.log, *self.metrics]
+        """One step, all or nothing: what is interrupted leaves no half of it to be saved."""
+        if self.probe is not None:
+            return
+        begun, metrics, of_test = time.perf_counter(), [], None
+        assert self.data.targets is not None
+        fitted, tried = fit(self.p, self.data)
+        for subset in ("test", "unlabelled"):
+            videos = self.data.rows(subset)
+            videos = videos[videos.label >= 0]  # nobody knows the class of a user's unlabelled videos
+            if len(videos):
+                predictions = fitted.predict(videos, self.data.store, self.data.targets)
+                metrics.append({"step": 1, "subset": subset, **predictions.top1(), "videos": len(videos)})
+                of_test = predictions if subset == "test" else of_test
+        self.log, self.metrics = [{"step": 1, **row} for row in tried], metrics
+        self.seconds, self.test_predictions = time.perf_counter() - begun, of_test
+        self.probe = fitted
+        yield [*self.log, *self.metrics]
 
     def facts(self) -> dict:
         return self.data.facts() | {"method": self.p.method}
@@ -157,8 +165,9 @@ class ProbeTrainer:
         return {"step": 1, "seconds": self.seconds, "model": model} | rows | self.facts()
 
     def load_state_dict(self, state: dict) -> None:
-        self.probe, self.seconds = Probe.load(self.p, state), state["seconds"]
-        self.log[:], self.metrics[:] = state["log"], state["metrics"]
+        if state["model"]:  # else it was interrupted before
+            self.probe, self.seconds = Probe.load(self.p, state), state["seconds"]
+            self.log, self.metrics = state["log"], state["metrics"]
 
     def check_weights(self) -> None:
         """A fit is finite, or raised an error."""

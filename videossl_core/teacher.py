@@ -220,12 +220,13 @@ def build_targets(
         ]
 
     def see(video: str) -> None:
-        for is_features, seen in enumerate(classifier.look(store, video, np.arange(counts[video]))):
-            if not seen.isfinite().all():
-                raise TeacherError(f"{video}: the output of the teacher ({p.teacher}) is not finite")
-            path = targets.path(video, bool(is_features))
-            with files.atomic(path) as temporary, open(temporary, "wb") as f:
-                np.save(f, seen.half().cpu().numpy(), allow_pickle=False)
+        softmax, quarters = classifier.look(store, video, np.arange(counts[video]))
+        if not softmax.isfinite().all() or not quarters.isfinite().all():
+            raise TeacherError(f"{video}: the output of the teacher ({p.teacher}) is not finite")
+        for kind, seen in ((False, softmax), (True, quarters)):
+            if not targets.complete(video, counts[video], store.path(video), kind):  # a record stays a record
+                with files.atomic(targets.path(video, kind)) as temporary, open(temporary, "wb") as f:
+                    np.save(f, seen.half().cpu().numpy(), allow_pickle=False)
 
     if not missing():
         return targets  # without the lock: a cache that is complete may be read-only

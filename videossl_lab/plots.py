@@ -103,7 +103,7 @@ def saved(path: Path, width: int = 900) -> HTML:
 def training_curves(log: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
     """Loss parts, learning rate, confident pseudo-labels and their accuracy, clip and video top-1; of a fit
     on the teacher's features how its strength was chosen."""
-    if "strength" in log:
+    if "lr" not in log:
         return strengths(log, metrics)
     figure, ((losses, rate), (pseudo, top1)) = plt.subplots(2, 2, figsize=(10, 6), sharex=True)
     rows = log.set_index("step")
@@ -128,13 +128,13 @@ def training_curves(log: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
 def strengths(log: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
     """The log of a fit on the teacher's features: loss and top-1 by cross-validation on labelled videos."""
     tried = log.reindex(columns=["strength", "loss", "cv_top1"]).set_index("strength").sort_index()
-    best = log.strength.iloc[0]
     if tried.loss.isna().all():
         figure, axis = plt.subplots(figsize=(5, 1))
         axis.axis("off")
-        axis.text(0, 0.5, words := f"Strength {best:g}: too few labels to choose it.")
+        few = "strength" in log and f"Strength {log.strength[0]:g}: too few labels to choose it."
+        axis.text(0, 0.5, words := few or "Nothing to choose: the nearest labelled videos vote.")
         return described(figure, f"{words} {in_words(metrics)}")
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3))
+    best, (figure, axes) = log.strength[0], plt.subplots(1, 2, figsize=(10, 3))
     for axis, name in zip(axes, tried, strict=True):
         tried[name].plot(ax=axis, marker="o", logx=True, color="#332288")
         axis.axvline(best, color="black", lw=1, ls=":")

@@ -61,7 +61,7 @@ def choose(gains: Gains) -> tuple[str, str]:
     cheapest, *dearer = dict.fromkeys(name for pair in gains for name in pair)
     best = cheapest
     for method in dearer:
-        best = method if beats(method, best) else best
+        best = method if beats(method, best) and beats(method, cheapest) else best
     others = [name for name in (cheapest, *dearer) if name != best]
     beaten = " and ".join(name for name in others if beats(best, name))
     unclear = " and ".join(name for name in others if not beats(best, name))

@@ -11,8 +11,9 @@ from videossl_core.data.splits import source_of
 from videossl_core.linear import STRENGTH, Linear, span, threads_for
 
 FOLDS = 5
-EVERY = 5
-"""The curve has a point at every fifth label, and one at the last."""
+EVERY, MOST = 5, 20
+"""The curve has a point at every fifth label, with more than a hundred at every tenth and so on, and one at
+the last."""
 BALANCE = 1
 """How much more a video counts whose guess is a class without labels than one of the class with most."""
 
@@ -39,7 +40,7 @@ class Learner:
         self.number = {video: i for i, video in enumerate(videos)}
         some = x[:: 1 + len(x) // 2000]
         parts = np.array_split(x, 1 + len(x) // 1000)
-        # the most similar video is left out, for it is the video itself
+        # the most similar one is left out: as a rule it is the video itself
         self.crowd = np.concatenate([np.sort(part @ some.T, axis=1)[:, -6:-1].sum(1) for part in parts])
         self.accuracy = lru_cache(1000)(self._cross_validate)
         self.learn({})
@@ -53,7 +54,10 @@ class Learner:
         )
         at, labels = np.array(train, int).reshape(-1, 2).T
         self.count = np.bincount(labels, minlength=len(self.classes))
-        points = [*range(EVERY, len(train), EVERY), len(train)]
+        step = EVERY
+        while len(train) > MOST * step:
+            step *= 2
+        points = [*range(step, len(train), step), len(train)]
         x = self.x[at].astype(float)
         with threads_for(x):
             curve = [(n, self.accuracy(train[:n])) for n in points]
