@@ -128,7 +128,7 @@ def test_strength_is_chosen_where_labels_allow():
     [(17, 0, [0, 1, 2]), (16, 4, [1, 2]), (9, 8, [1, 2]), (8, 4, [0, 1]), (8, 7, [1, 2]), (2, 25, [2, 3])],
 )
 def test_frames_of_a_clip(tiny, length, start, expected):
-    """The teacher saw frames 0, 8, 16 and 24. A short clip has but one of them or none: the two nearest then."""
+    """The teacher saw frames 0, 8, 16 and 24. A short clip has but one or none: the two nearest then."""
     fitted = probe.Probe(tiny(method="probe", clip_frames=length), [], None, None)
     assert fitted._of_clip(4, start) == expected
     assert fitted._of_clip(1, 0) == [0]

@@ -88,8 +88,8 @@ class Probe:
         return Predictions.of(rows, self.classes, of_clips, of_videos, of_every)
 
     def _of_clip(self, count: int, start: int) -> list[int]:
-        """Which of the frames that the teacher saw lie in the clip; two at least, for one alone has no motion:
-        if need be those nearest to its middle."""
+        """Which of the frames that the teacher saw lie in the clip; two at least, for one alone has no
+        motion: if need be those nearest to its middle."""
         p, stride = self.p, self.p.teacher_stride
         inside = [i for i in range(count) if start <= i * stride < start + p.clip_frames]
         middle = start + (p.clip_frames - 1) / 2

@@ -161,7 +161,7 @@ def warn_without_label(split: pd.DataFrame, classes: list[str]) -> None:
     """A uniform draw can leave a class without any label (the authors' 5 % list of UCF101 does)."""
     labelled = set(split.class_name[split.role == "labelled"])
     if missing := ", ".join(c for c in classes if c not in labelled):
-        warnings.warn(f"no labelled video of {missing}: the network cannot learn to name it", stacklevel=3)
+        warnings.warn(f"no labelled video of {missing}: nothing can learn to name it", stacklevel=3)
 
 
 def to_csv(split: pd.DataFrame) -> str:
