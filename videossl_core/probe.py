@@ -87,6 +87,11 @@ class Probe:
         of_every = np.vstack([none, *(part[2:] for part in probs)]) if every_clip else None
         return Predictions.of(rows, self.classes, of_clips, of_videos, of_every)
 
+    def predict_unseen(self, rows: pd.DataFrame, store: FrameStore, every_clip: bool = False) -> Predictions:
+        """The same of videos that the teacher may not have seen."""
+        targets = teacher.build_targets(self.p, store, list(rows.video), device(self.p), features=True)
+        return self.predict(rows, store, targets, every_clip)
+
     def _of_clip(self, count: int, start: int) -> list[int]:
         """Which of the frames that the teacher saw lie in the clip; two at least, for one alone has no
         motion: if need be those nearest to its middle."""

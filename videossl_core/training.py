@@ -275,20 +275,15 @@ def make_trainer(p: Params, data: Data, ranks: Ranks | None = None) -> Trainer |
 def load_predictor(run: runs.Run, p: Params) -> tuple[Callable[..., evaluation.Predictions], list[str]]:
     """How a run of any method predicts videos, and its classes: ``predict(rows, store, every_clip=False)`` as
     in ``evaluation.predict``, with videos of any store made with the run's settings."""
-    if not methods.METHODS[p.method].features:
-        network, classes = load_network(run, p)
-        return (
-            lambda rows, store, **more: evaluation.predict(
-                network, p, rows, classes, store, device(p), **more
-            )
-        ), classes
-    fitted = probe.Probe.load(p, _checkpoint(run))
+    if methods.METHODS[p.method].features:
+        fitted = probe.Probe.load(p, _checkpoint(run))
+        return fitted.predict_unseen, fitted.classes
+    network, classes = load_network(run, p)
 
     def predict(rows: pd.DataFrame, store: FrameStore, every_clip: bool = False) -> evaluation.Predictions:
-        targets = teacher.build_targets(p, store, list(rows.video), device(p), features=True)
-        return fitted.predict(rows, store, targets, every_clip)
+        return evaluation.predict(network, p, rows, classes, store, device(p), every_clip=every_clip)
 
-    return predict, fitted.classes
+    return predict, classes
 
 
 def _checkpoint(run: runs.Run) -> dict:
