@@ -155,6 +155,7 @@ def test_guesses_are_those_of_a_logistic_regression():
     assert learner.sure(rows, 0.9) == sure.sum()
 
 
+@pytest.mark.slow
 def test_curve_by_hand():
     """Accuracy of each fifth by a fit on the others. Videos of one source, which differ in nothing, are left
     out together; after a restart and after an undo the curve is the same."""
@@ -290,6 +291,7 @@ def label(widget: Annotator, count: int) -> None:
         widget.press("label", widget.state["video"], true(widget.state["video"]))
 
 
+@pytest.mark.slow
 def test_press_by_press(own):
     """What is shown after each press is what the labels so far teach; undo and a restart bring it back."""
     desk = Desk(own)
@@ -328,6 +330,7 @@ def test_press_by_press(own):
     assert np.array_equal(again.desk.learner.probs, desk.learner.probs)
 
 
+@pytest.mark.slow
 def test_predictions_without_a_network(own, monkeypatch):
     """From the labels to the classes of the rest, by the frozen teacher alone, as often as labels change; a
     label for every video leaves nothing to sort, which is no error."""
@@ -463,6 +466,7 @@ def test_annotated_index(tmp_path):
         Desk(params.load(**TINY | given))
 
 
+@pytest.mark.slow
 def test_wrong_hand_edit_is_shown(own):
     """And once it is mended, the same press works."""
     widget, file = Annotator(Desk(own)), own.lists
@@ -477,6 +481,7 @@ def test_wrong_hand_edit_is_shown(own):
     assert list(labels.read(file)) == ["x.mp4", video]
 
 
+@pytest.mark.slow
 def test_last_video_and_first_undo(own):
     """With a label for every video there is no clip to show."""
     desk = Desk(own)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
-from support.helpers import same
+from support.helpers import same, slow_after
 
 from videossl_core import evaluation, linear, params, predict, prepare, probe, runs, training
 from videossl_core.data import demo
@@ -136,11 +136,14 @@ def test_frames_of_a_clip(tiny, length, start, expected):
 
 @pytest.mark.parametrize(
     "given",
-    [
-        {"method": "probe"},
-        {"method": "probe", "probe_classifier": "knn"},
-        {"method": "probe_motion", "label_pct": 100},  # two of each class: the strength is chosen
-    ],
+    slow_after(
+        1,
+        [
+            {"method": "probe_motion", "label_pct": 100},  # two of each class: the strength is chosen
+            {"method": "probe", "probe_classifier": "knn"},
+            {"method": "probe"},
+        ],
+    ),
 )
 def test_run_like_any_other(tiny, given):
     """The same files; a new process predicts what is on record; again, there is nothing to do."""
@@ -165,7 +168,7 @@ def test_run_like_any_other(tiny, given):
     assert run.checkpoint.read_bytes() == before
 
 
-@pytest.mark.parametrize("where", ["fit", "predict"])
+@pytest.mark.parametrize("where", slow_after(1, ["fit", "predict"]))
 def test_interrupted_fit_leaves_no_half(tiny, monkeypatch, where):
     """The next start does all of it."""
     p = tiny(method="probe")

@@ -221,12 +221,19 @@ def test_other_draw_is_refused(tiny, unfinished, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
-    [
-        ("classes", [f"c{i}" for i in range(14)], "class 0 = c0, the data and machine now give clock_falls"),
-        ("teacher", "teacher-resnet50-0123456789ab", "teacher = teacher-resnet50-0123456789ab, the data and"),
-        ("videos_sha256", "0" * 64, "videos_sha256 = 000"),
-        ("split_sha256", "0" * 64, "split_sha256 = 000"),
-    ],
+    slow_after(
+        1,
+        [
+            (
+                "classes",
+                [f"c{i}" for i in range(14)],
+                "class 0 = c0, the data and machine now give clock_falls",
+            ),
+            ("teacher", "teacher-resnet50-0123456789ab", "teacher = teacher-resnet50-0123456789ab, the data"),
+            ("videos_sha256", "0" * 64, "videos_sha256 = 000"),
+            ("split_sha256", "0" * 64, "split_sha256 = 000"),
+        ],
+    ),
 )
 def test_checkpoint_of_other_data_is_refused(tiny, unfinished, name, value, message):
     torch.save(unfinished.read_checkpoint() | {name: value}, unfinished.checkpoint)

@@ -151,6 +151,7 @@ def test_quarters(side):
     assert torch.allclose(expected.mean((2, 3)), maps.mean((2, 3)))
 
 
+@pytest.mark.slow
 def test_targets_made_before_there_were_features(tiny, tmp_path, monkeypatch):
     """They stay usable; only who asks for features has the video seen again, and gets the same softmax."""
     once = prepare.prepare(p := tiny(), with_teacher=True)

@@ -43,11 +43,12 @@ NETWORKS = [name for name, method in methods.METHODS.items() if method.terms]
 
 
 def slow_after(count: int, values) -> list:
-    """Parameters of which the fast lane takes the first few only."""
+    """Parameters, or tuples of them, of which the fast lane takes the first few only."""
     import pytest  # here, for processes that tests start load this module too
 
-    values = list(values)
-    return values[:count] + [pytest.param(value, marks=pytest.mark.slow) for value in values[count:]]
+    values = [value if isinstance(value, tuple) else (value,) for value in values]
+    kept = [pytest.param(*value) for value in values[:count]]
+    return kept + [pytest.param(*value, marks=pytest.mark.slow) for value in values[count:]]
 
 
 def same(a, b) -> bool:
