@@ -17,11 +17,15 @@ from support.helpers import TINY, project_copy
 from videossl_core import params, prepare
 
 torch.set_num_threads(1)
-# What a training imports, and what it does at its first step or view; a second each, once for all processes.
-multiprocessing.set_forkserver_preload(
-    ["videossl_core.training", "torch._dynamo", "torchvision.transforms.v2"]
-)
-forkserver.ensure_running()  # before the engine starts one without torch
+
+
+def pytest_configure(config):
+    """Processes that tests start are forks of one that has imported what they need: a training imports more at
+    its first step and view. The fast lane only decodes in processes."""
+    training = ["videossl_core.training", "torch._dynamo", "torchvision.transforms.v2"]
+    fast = "not slow" in config.option.markexpr
+    multiprocessing.set_forkserver_preload(["videossl_core.data.frames"] if fast else training)
+    forkserver.ensure_running()  # before the engine starts one
 
 
 @pytest.fixture(scope="session")
