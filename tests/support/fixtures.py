@@ -20,8 +20,8 @@ torch.set_num_threads(1)
 
 
 def pytest_configure(config):
-    """Processes that tests start are forks of one that has imported what they need: a training imports more at
-    its first step and view. The fast lane only decodes in processes."""
+    """Processes that tests start are forks of one that has imported what they need, for a training also what
+    its first step and view import. The fast lane only decodes in processes."""
     training = ["videossl_core.training", "torch._dynamo", "torchvision.transforms.v2"]
     fast = "not slow" in config.option.markexpr
     multiprocessing.set_forkserver_preload(["videossl_core.data.frames"] if fast else training)
