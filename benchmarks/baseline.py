@@ -54,9 +54,10 @@ class Plain:
         """A random crop of a random clip, (3, T, 112, 112), and its middle frame, (3, 224, 224)."""
         clip = source_clip(path, self.rng, self.p.clip_frames)
         y, x = self.rng.integers(0, 136 - 112 + 1, 2)
-        small = torch.from_numpy(np.stack([codec.pixels(frame, 136, 136) for frame in clip]))
+        scaled = codec.Scaler()
+        small = torch.from_numpy(np.stack([scaled(frame, 136, 136) for frame in clip]))
         small = small.permute(3, 0, 1, 2)[:, :, y : y + 112, x : x + 112]
-        picture = torch.from_numpy(codec.pixels(clip[len(clip) // 2], 224, 224).copy())
+        picture = torch.from_numpy(codec.Scaler()(clip[len(clip) // 2], 224, 224).copy())
         return small.float(), picture.permute(2, 0, 1).float() / 255
 
     def step(self) -> int:

@@ -180,7 +180,8 @@ class Contenders:
         """Decode a random clip of a source video."""
         path = self.data.index.root / self.rng.choice(self.data.split.video)
         clip = baseline.source_clip(path, self.rng, self.p.clip_frames)
-        np.stack([codec.pixels(frame, self.p.frame_size, self.p.frame_size) for frame in clip])
+        scaled = codec.Scaler()
+        np.stack([scaled(frame, self.p.frame_size, self.p.frame_size) for frame in clip])
         return 1
 
 

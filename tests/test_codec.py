@@ -100,7 +100,7 @@ def make_broken(folder):
     for name, (codec_name, share) in cut.items():
         path = encode(folder / name, noise, codec_name)
         os.truncate(path, int(path.stat().st_size * share))
-    encode(folder / "moov_first.mp4", noise, options={"movflags": "faststart"})
+    encode(folder / "moov_first.mp4", noise, movflags="faststart")
     encode(folder / "one.mp4", noise[:1])
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "text.mp4").write_text("not a video at all")
@@ -115,8 +115,8 @@ def make_broken(folder):
 
 UNREADABLE = ("cut_end.mp4", "empty.mp4", "text.mp4", "list.mp4", "concat.avi")
 REASONS = dict.fromkeys(UNREADABLE, "unreadable") | {
-    "cut.avi": "truncated: ",
-    "cut.mkv": "truncated: ",
+    "cut.avi": "damaged: ",
+    "cut.mkv": "damaged: ",
     "one.mp4": "shorter than a clip: 1 of 16 frames",
     "sound.mp4": "no video stream",
     "thin.mkv": "implausible: 600 x 2 pixels",
@@ -146,7 +146,7 @@ def test_rejected_videos_listed(tmp_path, recwarn):
     assert len(reasons) == 2 * len(REASONS)
     for video, reason in reasons.items():
         assert reason.startswith(REASONS[video[2:]]), (video, reason)
-        assert data.store.path(video).exists() == reason.startswith("shorter")
+        assert data.store.path(video).exists() == reason.startswith(("shorter", "damaged"))
     assert sorted(data.split.video) == ["a/fine.mp4", "a/moov_first.mp4", "b/fine.mp4", "b/moov_first.mp4"]
     nothing = tmp_path / "nothing.csv"
     nothing.write_text("video,label,split\na/cut.avi,a,train\nb/fine.mp4,b,test\n")
@@ -166,10 +166,10 @@ def test_implausible_size():
 
 
 def test_too_many_frames(tmp_path, monkeypatch):
-    encode(tmp_path / "v.mp4", corner(count=12))
+    encode(tmp_path / "v.ts", corner(count=12))  # its header states no length
     monkeypatch.setattr(codec, "MAX_FRAMES", 10)
     with pytest.raises(VideoError, match="implausible: more than 10 frames; cut it"):
-        list(codec.decode(tmp_path / "v.mp4"))
+        list(codec.Video(tmp_path / "v.ts"))
 
 
 def test_unusual_names(tmp_path):

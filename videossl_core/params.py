@@ -66,7 +66,7 @@ class Bookkeeping(_Model):
     num_workers: int | None = Field(None, ge=0, le=64, description="loader processes; None: 0 on CPU, else 4")
     prep_workers: int | None = Field(None, ge=1, le=256, description="decoding processes; None: one per core")
     max_reject_pct: float = Field(5, ge=0, le=100, description="more unusable videos than this is an error")
-    video_timeout: float = Field(600, gt=0, description="seconds after which decoding a video is given up")
+    video_timeout: float = Field(600, gt=0, description="seconds, and one more a MB, for decoding a video")
     checkpoint_minutes: float = Field(10, ge=0, description="a kill loses at most this much; 0: every step")
     resume: Literal["auto", "never", "must"] = "auto"
     overwrite: bool = Field(False, description="train again although the run is finished")
@@ -120,6 +120,7 @@ class Params(WhichRun):
     test_pct: float = Field(25, gt=0, lt=100, description="held-out share where a source has no test split")
     demo_per_class: int = Field(30, ge=3, le=1000, description="videos rendered for each class of the demo")
     short_videos: Literal["reject", "loop"] = Field("reject", description="a video shorter than a clip")
+    max_damaged_pct: float = Field(10, ge=0, le=100, description="more damaged or missing frames refuse it")
 
     # Label split
     label_draw: DrawName = Field("stratified", description="how the labelled videos are chosen")
@@ -129,6 +130,8 @@ class Params(WhichRun):
     frame_size: int = Field(136, ge=16, le=1024, description="side of the stored frames, pixels")
     crop_size: int = Field(112, ge=16, le=1024, description="side of the random crop, pixels")
     clip_frames: int = Field(16, ge=2, le=256, description="consecutive frames of a clip")
+    fps: float | None = Field(None, ge=0.1, le=240, description="resample videos to it; None: as they come")
+    stride: int = Field(1, ge=1, le=64, description="use every n-th frame of a video")
     jpeg_quality: int = Field(90, ge=30, le=100, description="quality of the stored frames")
     hflip: bool = Field(False, description="random horizontal flip (the paper names none)")
     augment: Literal["crop", "standard"] = Field(

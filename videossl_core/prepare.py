@@ -45,12 +45,35 @@ def decode(p: Params, folder: Path, root: Path, videos: list[str]) -> tuple[Fram
 
     Returns the store, and by video the reason why it cannot be used, empty where it can.
     """
-    store = FrameStore(folder, StoreSettings(p.frame_size, p.jpeg_quality, p.teacher_stride))
+    store = FrameStore(folder, StoreSettings.of(p))
     store.add(videos, root, p.prep_workers, p.video_timeout)
     table = store.table.loc[videos]
-    short = (table.reason == "") & (table.frames < p.clip_frames) & (p.short_videos != "loop")
-    message = "shorter than a clip: " + table.frames.astype(str) + f" of {p.clip_frames} frames"
-    return store, table.reason.mask(short, message)
+    frames, lost = table.frames, table.damaged + table.missing
+    short = "shorter than a clip: " + frames.astype(str) + f" of {p.clip_frames} frames"
+    damaged = "damaged: " + lost.astype(str) + " of " + (frames + table.missing).astype(str)
+    damaged += f" frames are damaged or missing, over max_damaged_pct = {p.max_damaged_pct:g}"
+    reasons = table.reason.mask(lost > p.max_damaged_pct / 100 * (frames + table.missing), damaged)
+    if p.short_videos != "loop":
+        reasons = reasons.mask((reasons == "") & (frames < p.clip_frames), short)
+    return store, reasons.map(_with_advice)
+
+
+ADVICE = {
+    "missing": "no such file: correct the list, or copy the file to this folder",
+    "unreadable": "copy it again; if a player shows it, convert it: ffmpeg -i VIDEO new.mp4",
+    "no video stream": "it has sound at most; take it out",
+    "zero frames": "copy it again; there is no picture in it",
+    "implausible": "cut or resize it with ffmpeg, or write a new header: ffmpeg -i VIDEO -c copy new.mp4",
+    "damaged": "copy or download it again, or raise max_damaged_pct to use the frames that are left",
+    "shorter than a clip": "short_videos = loop repeats it, and a smaller clip_frames asks for less",
+    "time-out": "raise video_timeout, or convert it: ffmpeg -i VIDEO new.mp4",
+    "crash": "convert it: ffmpeg -i VIDEO new.mp4; if memory was short, lower prep_workers",
+}
+"""What a person can do about a video that cannot be used, by the beginning of the reason."""
+
+
+def _with_advice(reason: str) -> str:
+    return next((f"{reason}. {text}" for start, text in ADVICE.items() if reason.startswith(start)), reason)
 
 
 def decode_index(p: Params, index: datasets.Index) -> tuple[FrameStore, pd.DataFrame]:

@@ -38,15 +38,16 @@ def for_browser(path: Path, side: int = 320, seconds: float = 10) -> bytes:
     ten seconds as H.264, with a long side of at most ``side`` pixels; raises codec.VideoError."""
     if _plays_as_it_is(path):
         return path.read_bytes()
+    video, scaled = codec.Video(path), codec.Scaler()
     pictures, times = [], []
-    for frame in codec.decode(path):
-        if frame.time is not None:
-            times.append(frame.time)
-            if times[-1] - times[0] > seconds:
-                break
-        scale = min(1, side / max(frame.width, frame.height))
-        even = [max(2, round(n * scale) // 2 * 2) for n in (frame.width, frame.height)]
-        pictures.append(codec.pixels(frame, *even))
+    for frame in video:
+        times.append(frame.time)
+        if times[-1] - times[0] > seconds:
+            break
+        shown = video.shown_size(frame)
+        scale = min(1, side / max(shown))
+        width, height = (max(2, round(n * scale) // 2 * 2) for n in shown)
+        pictures.append(scaled(frame, width, height))
     return _encoded(pictures, min(60, max(1, codec.mean_rate(times))))
 
 

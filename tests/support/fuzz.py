@@ -50,7 +50,7 @@ def base_videos(folder: Path) -> list[Path]:
         ("flv1.flv", "flv", "yuv420p", {}),
         ("moving.mov", "mjpeg", "yuvj420p", {}),
     ]
-    return [encode(folder / name, noise, codec_name, fmt, options=o) for name, codec_name, fmt, o in kinds]
+    return [encode(folder / name, noise, codec_name, fmt, **o) for name, codec_name, fmt, o in kinds]
 
 
 def mutate_video(rng: random.Random, data: bytes, other: bytes) -> bytes:

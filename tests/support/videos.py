@@ -6,15 +6,21 @@ import av
 import numpy as np
 
 
-def encode(path, pictures, codec_name="libx264", pix_fmt="yuv420p", times=None, options=None):
-    """Write (H, W, 3) uint8 pictures, at the times given in milliseconds."""
+def encode(
+    path, pictures, codec_name="libx264", pix_fmt="yuv420p", times=None, ticks=1000, rate=25, **options
+):
+    """Write (H, W, 3) uint8 pictures, at the times given in milliseconds, or in other ticks a second.
+
+    ``options`` are the codec's, but for movflags.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec_name, rate=25)
+    moving = {"movflags": options.pop("movflags", "")}
+    with av.open(str(path), "w", options=moving if moving["movflags"] else {}) as container:
+        stream = container.add_stream(codec_name, rate=rate)
         stream.height, stream.width = pictures[0].shape[:2]
-        stream.pix_fmt, stream.options = pix_fmt, options or {}
+        stream.pix_fmt, stream.options = pix_fmt, options
         if times is not None:
-            stream.codec_context.time_base = Fraction(1, 1000)
+            stream.codec_context.time_base = Fraction(1, ticks)
         for i, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             if times is not None:

@@ -1,21 +1,40 @@
-"""Reading and writing one video file with PyAV, and the reason why a file cannot be used."""
+"""Reading and writing one video file with PyAV, and the reason why a file cannot be used.
 
+What a player shows is what is read: edit lists, rotation and mirror marks, pixel shapes, colours, HDR,
+interlacing. Damage costs the frames that are damaged.
+"""
+
+import re
 import stat
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from fractions import Fraction
+from functools import cache
+from itertools import chain, groupby
 from pathlib import Path
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import VideoReformatter as Resizer
+from av.filter import Graph
+from av.packet import Packet
+from av.sidedata.sidedata import Type
+from av.stream import Disposition, Stream
+from av.video.reformatter import Colorspace, VideoReformatter
+from av.video.stream import VideoStream
 
 from videossl_core.data import files
 
-MAX_SIDE, MAX_FRAMES = 8192, 100_000
-"""Larger videos are rejected: a damaged header can claim any size, and a clip needs no hour of video."""
+MAX_SIDE, MAX_FRAMES = 8192, 1_000_000
+"""Larger videos are rejected: a damaged header can claim any size. A million frames are nine hours."""
 
 _FORMATS = "avi,mov,matroska,webm,mpegts,mpeg,mpegvideo,flv,asf,ogg,m4v,h264,hevc,ivf,rm,dv,mxf,nut,gif"
+_STATED = ("avi", "mov,mp4", "matroska", "flv", "asf", "nut", "rm", "mxf")
+"""Containers whose header states the length. For the others FFmpeg takes it from what there is."""
+
+# Codes of ITU-T H.273: PQ and HLG transfer; the primaries of BT.2020 and of P3; nothing stated.
+_HDR, _WIDE, _UNSTATED = (16, 18), (9, 11, 12), (2, 3)
+_SDR = "out_transfer=bt709:out_primaries=bt709:out_color_matrix=bt709:out_range=tv"
 
 
 class VideoError(ValueError):
@@ -27,45 +46,125 @@ def open_video(path: Path) -> InputContainer:
     return av.open(f"file:{path}", options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"})
 
 
-def decode(path: Path) -> Iterator[av.VideoFrame]:
-    """All frames of a video's first video stream, in order.
+def main_stream(container: InputContainer) -> VideoStream:
+    """The stream that a player shows: FFmpeg's best, but no cover, nor a single picture beside a film.
 
     Raises:
-        VideoError: the file is missing, unreadable, truncated, without frames, or implausibly large.
+        VideoError: there is none.
     """
-    count, first, last = 0, None, None
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise VideoError("unreadable: not a regular file")
-        with open_video(path) as container:
-            if not container.streams.video:
-                raise VideoError("no video stream")
-            stream = container.streams.video[0]
-            if stream.codec_context is None:
-                raise VideoError("unreadable: unknown codec")
-            # processes share the cores, and threads may hang in workers
-            stream.codec_context.thread_count = 1
-            _check_size(stream.codec_context.width, stream.codec_context.height)
-            for count, frame in enumerate(container.decode(stream), 1):
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    films = [s for s in streams if not 0 < announced(container, s)[0] * rate_of(s) < 1.5] or streams
+    if not films:
+        raise VideoError("no video stream")
+    best = container.streams.best("video")
+    return best if best in films else films[0]
+
+
+def rate_of(stream: VideoStream) -> float:
+    """Frames per second by the header; 25 where it states none."""
+    return float(stream.average_rate or 25)
+
+
+def _tick(stream: Stream) -> Fraction:
+    """The unit of a stream's times, in seconds."""
+    return stream.time_base or Fraction(1, av.time_base)
+
+
+class Video:
+    """The frames of a video file as a player shows them, to be iterated over once.
+
+    With ``fps`` they are those on screen every 1/fps seconds, else the frames as they come. ``damaged``
+    counts the frames that could not be decoded or only in part, ``missing`` those that the file announces
+    and does not hold; both are known at the end.
+
+    Raises (while iterating):
+        VideoError: the file is missing, unreadable, without frames, or implausibly large.
+    """
+
+    def __init__(self, path: Path, fps: float | None = None):
+        self.path, self.fps = path, fps
+        self.damaged = self.missing = 0
+        self.aspect = Fraction(1)  # width of a pixel divided by its height
+
+    def shown_size(self, frame: av.VideoFrame) -> tuple[int, int]:
+        """Width and height of the picture with square pixels, before it is turned."""
+        return round(frame.width * self.aspect), frame.height
+
+    def __iter__(self) -> Iterator[av.VideoFrame]:
+        try:
+            if not stat.S_ISREG(self.path.stat().st_mode):
+                raise VideoError("unreadable: not a regular file")
+            with open_video(self.path) as container:
+                frames = _deinterlaced(self._decoded(container))
+                if self.fps:
+                    frames = _through(frames, ("fps", f"fps={self.fps}"))
+                for count, frame in enumerate(frames, 1):
+                    if count > MAX_FRAMES:
+                        raise VideoError(f"implausible: more than {MAX_FRAMES} frames; cut it into parts")
+                    yield frame
+        except VideoError:
+            raise
+        except (FileNotFoundError, NotADirectoryError):
+            raise VideoError("missing") from None
+        except Exception as error:  # PyAV reports broken files by more than its own errors
+            raise VideoError(f"unreadable ({getattr(error, 'strerror', None) or error})") from None
+
+    def _decoded(self, container: InputContainer) -> Iterator[av.VideoFrame]:
+        """All frames that can be decoded, in order, each with a time."""
+        stream = main_stream(container)
+        if stream.codec_context is None:
+            raise VideoError("unreadable: unknown codec")
+        stream.codec_context.thread_count = 1  # processes share the cores, and threads may hang in workers
+        _check_size(stream.codec_context.width, stream.codec_context.height)
+        aspect = stream.sample_aspect_ratio or 1
+        self.aspect = Fraction(aspect if 1 / 8 < aspect < 8 else 1)  # anything else is damage
+        rate, (stated, lasting) = rate_of(stream), announced(container, stream)
+        # a damaged header may announce more than its file can hold
+        if stated * rate > MAX_FRAMES and self.path.stat().st_size > 8 * MAX_FRAMES:
+            raise VideoError(f"implausible: {stated * rate:.0f} frames; cut it into parts")
+        count, reason = 0, ""
+        ends = {s: 0 for s in lasting}  # in units of their time bases
+        lengths = {s: round(1 / rate / _tick(s)) for s in lasting}  # where a packet does not say it
+        for packet in _packets(container, lasting):
+            at = packet.stream
+            start = packet.dts if packet.pts is None else packet.pts
+            if start is not None:
+                ends[at] = max(ends[at], start + (packet.duration or lengths[at]))
+            try:
+                frames = packet.decode() if at is stream else []
+            except av.FFmpegError as error:
+                frames, reason = [], f" ({error.strerror})"
+                self.damaged += 1
+            for frame in frames:
                 _check_size(frame.width, frame.height)
-                if count > MAX_FRAMES:
-                    raise VideoError(f"implausible: more than {MAX_FRAMES} frames; cut it into parts")
-                first, last = frame.time if first is None else first, frame.time
+                if frame.pts is None:
+                    frame.pts, frame.time_base = round(count / rate / _tick(stream)), _tick(stream)
+                count += 1
+                self.damaged += frame.is_corrupt
                 yield frame
-            if not count:
-                raise VideoError("zero frames")
-            seconds, stated = (last or 0) - (first or 0), (container.duration or 0) / av.time_base
-            if count < 0.9 * stream.frames:
-                raise VideoError(f"truncated: {count} of {stream.frames} frames")
-            if not stream.frames and seconds < 0.7 * stated - 1:  # the header states no number of frames
-                raise VideoError(f"truncated: {seconds:.1f} of {stated:.1f} s")
-    except VideoError:
-        raise
-    except (FileNotFoundError, NotADirectoryError):
-        raise VideoError("missing") from None
-    except Exception as error:  # PyAV reports broken files by more than its own errors
-        what = f"truncated: breaks off after {count} frames" if count else "unreadable"
-        raise VideoError(f"{what} ({getattr(error, 'strerror', None) or error})") from None
+        if not count:
+            raise VideoError(f"unreadable: no frame can be decoded{reason}" if reason else "zero frames")
+        end = max(float(ends[s] * _tick(s)) for s in lasting)
+        self.missing = max(0, int((stated - end) * rate))
+
+
+def announced(container: InputContainer, stream: VideoStream) -> tuple[float, list[Stream]]:
+    """The seconds that the header states, 0 where it states none, and the streams one of which lasts so long:
+    sound may go on after the last picture."""
+    if not container.format.name.startswith(_STATED):
+        return 0.0, [stream]
+    whole = (container.duration or 0) / av.time_base
+    seconds = float((stream.duration or 0) * _tick(stream))
+    if container.format.name == "avi":  # its duration is that of the file as it is; frames may be empty
+        seconds = stream.frames / rate_of(stream)
+    if tag := re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", "")):  # Matroska's
+        seconds = min(3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3]), whole)
+    return (seconds, [stream]) if seconds else (whole, [stream, *container.streams.audio])
+
+
+def _packets(container: InputContainer, streams: list[Stream]) -> Iterator[Packet]:
+    with suppress(av.FFmpegError):  # where a file breaks off; what is missing then is counted
+        yield from container.demux(streams)
 
 
 def _check_size(width: int, height: int) -> None:
@@ -74,24 +173,109 @@ def _check_size(width: int, height: int) -> None:
         raise VideoError(f"implausible: {width} x {height} pixels")
 
 
-def mean_rate(times: list[float]) -> float:
+def mean_rate(times: Sequence[float]) -> float:
     """Frames per second from the frames' times, also where the rate varies; 25 where they do not tell."""
     return (len(times) - 1) / (times[-1] - times[0]) if times and times[-1] > times[0] else 25.0
 
 
-def pixels(frame: av.VideoFrame, width: int, height: int, by: Resizer | None = None) -> np.ndarray:
-    """The frame at this size, then turned upright as its rotation mark asks: (H, W, 3) uint8 RGB. A format
-    that cannot be converted is a VideoError. ``by`` is set up once for all frames of a video, at one size."""
-    try:
-        resized = (by or Resizer()).reformat(frame, width, height, "rgb24", None, None, "AREA", threads=1)
-    except (av.FFmpegError, ValueError) as error:
-        raise VideoError(f"unreadable: cannot be converted to RGB ({error})") from None
-    return np.rot90(resized.to_ndarray(), quarter_turns(frame))
+# ---- What a player shows
 
 
-def quarter_turns(frame: av.VideoFrame) -> int:
-    """By how many quarters the picture must be turned anticlockwise to stand upright."""
-    return round((frame.rotation or 0) / 90) % 4
+def _deinterlaced(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    kinds = groupby(frames, key=lambda f: (f.interlaced_frame, f.width, f.height, f.format.name))
+    for (interlaced, *_), group in kinds:
+        yield from _through(group, ("bwdif", "mode=send_frame")) if interlaced else group
+
+
+def _through(frames: Iterable[av.VideoFrame], *filters: tuple[str, str]) -> Iterator[av.VideoFrame]:
+    """Frames as FFmpeg's filters give them."""
+    graph = None
+    for frame in chain(frames, [None]):
+        if graph is None and frame is not None:
+            graph = _graph(frame, filters)
+        if graph is not None:
+            graph.vpush(frame)
+            with suppress(av.BlockingIOError, av.EOFError):  # it wants more, or has given all
+                while True:
+                    yield graph.vpull()
+
+
+def _graph(frame: av.VideoFrame, filters: Iterable[tuple[str, str]]) -> Graph:
+    graph = Graph()
+    graph.threads = 1
+    source = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}"
+    source += (
+        f":time_base={frame.time_base}:colorspace={int(frame.colorspace)}:range={int(frame.color_range)}"
+    )
+    nodes = [graph.add("buffer", source), *(graph.add(*f) for f in filters), graph.add("buffersink")]
+    graph.link_nodes(*nodes).configure()
+    return graph
+
+
+class Scaler:
+    """Frames at any size as upright RGB pictures; set up once for all frames of a video at one size."""
+
+    def __init__(self) -> None:
+        self._resizer = VideoReformatter()
+        self._graphs: dict[tuple, Graph] = {}
+
+    def __call__(self, frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
+        """(H, W, 3) uint8: the frame at this size, then turned as its marks ask, HDR and wide colours as a
+        BT.709 screen shows them, transparency over black. A format that cannot be converted is a VideoError.
+        """
+        try:
+            if filters := _conversion(frame, width, height):
+                key = (filters, frame.width, frame.height, frame.format.name)
+                if key not in self._graphs:
+                    self._graphs = {key: _graph(frame, filters)}
+                self._graphs[key].vpush(frame)
+                resized = self._graphs[key].vpull()
+            else:
+                # where nothing is stated, players take pictures of more than standard definition for BT.709
+                large = frame.width >= 1280 or frame.height > 576
+                matrix = Colorspace.ITU709 if large and frame.colorspace in _UNSTATED else None
+                resized = self._resizer.reformat(
+                    frame, width, height, "rgb24", matrix, None, "AREA", threads=1
+                )
+        except (av.FFmpegError, ValueError) as error:
+            raise VideoError(f"unreadable: cannot be converted to RGB ({error})") from None
+        a, b, c, d = _matrix(frame)
+        picture = resized.to_ndarray()
+        if sideways(frame):
+            picture, a, d = picture.swapaxes(0, 1), c, b
+        return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def _conversion(frame: av.VideoFrame, width: int, height: int) -> tuple[tuple[str, str], ...]:
+    """The filters for a frame that resizing alone would show wrong; none for any other."""
+    resize, rgb = ("scale", f"{width}:{height}:flags=area"), ("format", "rgb24")
+    if frame.color_trc in _HDR or frame.color_primaries in _WIDE:
+        stated = frame.color_primaries not in _UNSTATED
+        # to RGB by its own matrix first: both in one step mixes up the two matrices (FFmpeg 8)
+        return resize, ("format", "gbrp16"), ("scale", _SDR if stated else f"in_primaries=bt2020:{_SDR}"), rgb
+    if _has_alpha(frame.format.name):
+        return ("format", "gbrap"), ("premultiply", "inplace=1"), ("format", "gbrp"), resize, rgb
+    return ()
+
+
+@cache
+def _has_alpha(pixel_format: str) -> bool:
+    return any(component.is_alpha for component in av.VideoFormat(pixel_format).components)
+
+
+def _matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+    """a, b, c, d of the display matrix: the pixel (x, y) is shown at (ax + cy, bx + dy)."""
+    if Type.DISPLAYMATRIX not in frame.side_data:
+        return 1, 0, 0, 1
+    side_data = frame.side_data[Type.DISPLAYMATRIX]  # type: ignore[typeddict-item]  # PyAV's stub is wrong
+    a, b, _, c, d, *_ = np.frombuffer(side_data, np.int32).tolist()
+    return a, b, c, d
+
+
+def sideways(frame: av.VideoFrame) -> bool:
+    """Does a player turn the picture by a quarter, so that its width becomes its height?"""
+    a, b, c, d = _matrix(frame)
+    return abs(b) + abs(c) > abs(a) + abs(d)
 
 
 def write(path: Path, frames: Iterable[np.ndarray], fps: float = 25.0, qp: int = 22) -> None:

@@ -6,26 +6,34 @@ take a few KB each. Beside them lie the frames for the teacher, every n-th one a
 
 import io
 import os
+import shutil
 import struct
 import time
 import warnings
+from array import array
 from contextlib import closing, suppress
 from dataclasses import dataclass, fields, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import Self
 
-import av
 import numpy as np
 import pandas as pd
 import simplejpeg
-from av.video.reformatter import VideoReformatter as Resizer
 from PIL import Image
 
 from videossl_core.data import codec, files, pool
+from videossl_core.params import Params
 from videossl_core.progress import track
 
 TEACHER_SHORT, TEACHER_SIDE = 256, 224
 """The teacher's frames: the short side of the video is resized to the one, the other is the side of a square
 cut out of the centre."""
+
+SPOOL = 32 * 2**20
+"""Bytes of a video's JPEGs that are kept in memory; more wait in a temporary file."""
 
 _HEADER = struct.Struct("<8sqq")  # magic, frames, frames for the teacher
 _MAGIC = b"VSSLFR1\0"
@@ -38,11 +46,26 @@ class StoreSettings:
     frame_size: int
     jpeg_quality: int
     teacher_stride: int
+    fps: float | None = None
+    stride: int = 1
+
+    @classmethod
+    def of(cls, p: Params) -> Self:
+        return cls(**{field.name: getattr(p, field.name) for field in fields(cls)})
+
+    @property
+    def name(self) -> str:
+        rate = (f"-{self.fps:g}fps" if self.fps else "") + (
+            f"-stride{self.stride}" if self.stride > 1 else ""
+        )
+        return f"frames-{self.frame_size}px-q{self.jpeg_quality}-every{self.teacher_stride}{rate}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A video in the store's table. Height and width are of the picture that stands upright.
+    """A video in the store's table. Height and width are of the picture as it is shown: upright, of square
+    pixels. ``damaged`` frames could not be decoded or only in part, ``missing`` ones are announced by the
+    file and not in it.
 
     A source file of the same size and times of change is the same; where one differs, its sha256 decides.
     """
@@ -53,6 +76,8 @@ class Row:
     fps: float = 0.0
     height: int = 0
     width: int = 0
+    damaged: int = 0
+    missing: int = 0
     stored_bytes: int = 0
     source_bytes: int = -1
     source_times: str = ""
@@ -62,54 +87,70 @@ class Row:
 _TYPES = {field.name: field.type for field in fields(Row) if field.name != "video"}
 
 
-def _jpeg(frame: av.VideoFrame, width: int, height: int, side: int, quality: int, by: Resizer) -> bytes:
-    """The frame resized to width x height, its central square of this side."""
-    array = codec.pixels(frame, width, height, by)
-    y, x = ((length - side) // 2 for length in array.shape[:2])
-    array = np.ascontiguousarray(array[y : y + side, x : x + side])
+def _jpeg(picture: np.ndarray, side: int, quality: int) -> bytes:
+    """The central square of this side."""
+    y, x = ((length - side) // 2 for length in picture.shape[:2])
+    square = np.ascontiguousarray(picture[y : y + side, x : x + side])
     buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "JPEG", quality=quality, optimize=True)
+    Image.fromarray(square).save(buffer, "JPEG", quality=quality, optimize=True)
     return buffer.getvalue()
 
 
 def _try_video(job: tuple[str, Path, Path, StoreSettings]) -> Row:
-    """Decode one video into one file; its row of the table, with the reason if it cannot be used.
+    """Decode one video into one file; its row of the table, with the reason if it cannot be used."""
+    video, source, target, settings = job
+    row = _new_row(video, source)
+    with suppress(OSError):  # decoding will give the reason
+        if source.is_file():
+            row = replace(row, source_sha256=files.sha256_of(source))
+    try:
+        return replace(row, **_store_video(source, target, settings))
+    except codec.VideoError as error:
+        return replace(row, reason=str(error))
+
+
+def _store_video(source: Path, target: Path, settings: StoreSettings) -> dict:
+    """Decode one video into one file, in constant memory; what its row says about it.
 
     The whole picture is squeezed to ``frame_size`` squared (4.1: "resized to a spatial resolution at
     136 x 136"). Layout: header, frames + teacher_frames + 1 int64 offsets, then the JPEGs.
     """
-    video, source, target, settings = job
-    row, side = _new_row(video, source), settings.frame_size
-    with suppress(OSError):  # decoding will give the reason
-        if source.is_file():
-            row = replace(row, source_sha256=files.sha256_of(source))
-    jpegs, teacher_jpegs, times = [], [], []
-    small, large = Resizer(), Resizer()
-    try:
-        for i, frame in enumerate(codec.decode(source)):
-            times += [] if frame.time is None else [frame.time]
-            jpegs.append(_jpeg(frame, side, side, side, settings.jpeg_quality, small))
-            if i % settings.teacher_stride == 0:
-                scale = TEACHER_SHORT / min(frame.width, frame.height)
-                width, height = round(frame.width * scale), round(frame.height * scale)
-                teacher_jpegs.append(_jpeg(frame, width, height, TEACHER_SIDE, 92, large))
-    except codec.VideoError as error:
-        return replace(row, reason=str(error))
-    images = jpegs + teacher_jpegs
-    offsets = np.cumsum([0, *map(len, images)], dtype="<i8") + _HEADER.size + 8 * (len(images) + 1)
-    with files.atomic(target) as temporary:
-        header = _HEADER.pack(_MAGIC, len(jpegs), len(teacher_jpegs))
-        temporary.write_bytes(header + offsets.tobytes() + b"".join(images))
-    height, width = frame.height, frame.width
-    if codec.quarter_turns(frame) % 2:
+    side, film = settings.frame_size, codec.Video(source, settings.fps)
+    small, large = codec.Scaler(), codec.Scaler()
+    sizes, teacher_sizes, times = array("q"), array("q"), array("d")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    waiting = partial(SpooledTemporaryFile[bytes], SPOOL, dir=str(target.parent))
+    with waiting() as jpegs, waiting() as others:
+        for frame in islice(film, None, None, settings.stride):
+            times.append(frame.time)
+            sizes.append(jpegs.write(_jpeg(small(frame, side, side), side, settings.jpeg_quality)))
+            if (len(sizes) - 1) % settings.teacher_stride == 0:
+                shown = film.shown_size(frame)
+                width, height = (round(n * TEACHER_SHORT / min(shown)) for n in shown)
+                teacher_sizes.append(others.write(_jpeg(large(frame, width, height), TEACHER_SIDE, 92)))
+        images = len(sizes) + len(teacher_sizes)
+        offsets = np.cumsum([_HEADER.size + 8 * (images + 1), *sizes, *teacher_sizes], dtype="<i8")
+        with files.atomic(target) as temporary, open(temporary, "wb") as out:
+            out.write(_HEADER.pack(_MAGIC, len(sizes), len(teacher_sizes)) + offsets.tobytes())
+            for part in (jpegs, others):
+                part.seek(0)
+                shutil.copyfileobj(part, out)
+    width, height = film.shown_size(frame)
+    if codec.sideways(frame):
         height, width = width, height
-    fps, stored = round(codec.mean_rate(times), 3), int(offsets[-1])
-    return replace(row, frames=len(jpegs), fps=fps, height=height, width=width, stored_bytes=stored)
+    rate = round(codec.mean_rate(times), 3)
+    facts = {"frames": len(sizes), "fps": rate, "height": height, "width": width}
+    return facts | {"damaged": film.damaged, "missing": film.missing, "stored_bytes": int(offsets[-1])}
 
 
 def _new_row(video: str, source: Path, reason: str = "") -> Row:
     size, times = _stamp(source)
     return Row(video, reason, source_bytes=size, source_times=times)
+
+
+def _limit(source: str | Path, timeout: float) -> int:
+    """Seconds after which decoding is given up: a film of two hours takes longer than a clip."""
+    return round(timeout + max(0, _stamp(source)[0]) / 1e6)
 
 
 def _stamp(path: str | Path) -> tuple[int, str]:
@@ -125,8 +166,7 @@ class FrameStore:
     """The decoded frames of a data set, one file per video, and their ``table``: a ``Row`` by video."""
 
     def __init__(self, folder: Path, settings: StoreSettings):
-        name = f"frames-{settings.frame_size}px-q{settings.jpeg_quality}-every{settings.teacher_stride}"
-        self.folder, self.settings = folder / name, settings
+        self.folder, self.settings = folder / settings.name, settings
         self.table_path = self.folder / "store.csv"
         self.table = self._read_table()
 
@@ -140,7 +180,8 @@ class FrameStore:
         """Decode the videos that are not in the store yet, or whose source file has changed since.
 
         Each is decoded in another process, so that one that crashes the decoder, or hangs for longer than
-        ``timeout`` seconds, costs only itself. What is done when this process dies stays done.
+        ``timeout`` seconds and one more for each megabyte, costs only itself. What is done when this process
+        dies stays done.
         """
         todo, rows = self._todo(videos, root, timeout)
         if not todo and not (rows and os.access(self.folder, os.W_OK)):
@@ -151,7 +192,9 @@ class FrameStore:
             jobs = [(video, root / video, self.path(video), self.settings) for video in todo]
             written = time.monotonic()
             try:
-                with closing(pool.map_unordered(_try_video, jobs, workers, timeout)) as results:
+                with closing(
+                    pool.map_unordered(_try_video, jobs, workers, lambda job: _limit(job[1], timeout))
+                ) as results:
                     for (video, source, target, _), row in track(results, len(jobs), "decoding"):
                         if isinstance(row, pool.Lost):
                             row = _new_row(video, source, str(row))
@@ -174,7 +217,7 @@ class FrameStore:
             reason, stored, size, times, sha256 = existing.get(video, ("", -2, -2, "", ""))
             source = f"{root}/{video}"
             stamp = _stamp(source)
-            another_limit = reason.startswith("time-out") and f"{timeout:g} s" not in reason
+            another_limit = reason.startswith("time-out") and f" {_limit(source, timeout)} s" not in reason
             complete = reason or stored == _stamp(f"{self.folder}/{video}.frames")[0]
             if stamp[0] < 0 or another_limit or not complete:
                 todo.append(video)
@@ -188,6 +231,8 @@ class FrameStore:
     def _read_table(self) -> pd.DataFrame:
         try:
             table = pd.read_csv(self.table_path, dtype=_TYPES | {"video": str}, keep_default_na=False)
+            if "damaged" not in table:  # of a time when one damaged frame cost the video: look again
+                table = table[table.reason == ""].assign(damaged=0, missing=0)
             return table.set_index("video")[list(_TYPES)]
         except FileNotFoundError:
             pass

@@ -18,13 +18,16 @@ class Lost(RuntimeError):
 
 
 def map_unordered(
-    function: Callable[[Any], Any], jobs: list, workers: int | None = None, timeout: float | None = None
+    function: Callable[[Any], Any],
+    jobs: list,
+    workers: int | None = None,
+    timeout: Callable[[Any], float] | None = None,
 ) -> Generator[tuple[Any, Any], None, None]:
     """Pairs of a job and its result, or the ``Lost`` that took its place, in the order of completion.
 
     An exception that a job raises ends the others too. There is one process per core unless ``workers`` says
-    how many; one whose job takes longer than ``timeout`` seconds is killed. The function runs in them, so it
-    must be of a module, not of a notebook cell.
+    how many; one whose job takes longer than ``timeout(job)`` seconds is killed. The function runs in them,
+    so it must be of a module, not of a notebook cell.
     """
     # forkserver: forking a process that has already decoded video or started threads may hang the child
     context = multiprocessing.get_context("forkserver")
@@ -36,11 +39,13 @@ def map_unordered(
         try:
             while True:
                 for job in islice(waiting, 4 * workers - len(running)):
-                    running[pool.schedule(function, args=[job], timeout=timeout)] = job
+                    limit = timeout(job) if timeout else None
+                    running[pool.schedule(function, args=[job], timeout=limit)] = job
                 if not running:
                     return  # not by stop: a process that is just starting would print a traceback
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), _outcome(future, timeout)
+                    job = running.pop(future)
+                    yield job, _outcome(future, timeout(job) if timeout else None)
         except BaseException:
             pool.stop()
             raise
