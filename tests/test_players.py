@@ -5,6 +5,7 @@ The right pictures are drawn with NumPy before they are encoded.
 
 import os
 import struct
+import tracemalloc
 from fractions import Fraction
 
 import av
@@ -413,6 +414,19 @@ def test_long_video_is_written_as_it_is_decoded(tmp_path, monkeypatch):
     frames._try_video(("v.mp4", path, again.path("v.mp4"), SETTINGS))
     assert store.path("v.mp4").read_bytes() == again.path("v.mp4").read_bytes()
     assert [path.name for path in store.folder.iterdir()] == ["v.mp4.frames"]
+
+
+def test_constant_memory(tmp_path, monkeypatch):
+    """Of 200 frames of a hundred kilobytes only a few are in memory at a time."""
+    monkeypatch.setattr(frames, "SPOOL", 10**6)
+    path = encode(tmp_path / "v.mp4", noise(200), **INTRA)
+    settings = StoreSettings(frame_size=256, jpeg_quality=100, teacher_stride=8)
+    tracemalloc.start()
+    row = frames._try_video(("v.mp4", path, tmp_path / "store/v.frames", settings))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert row.stored_bytes > 10e6
+    assert peak < 5e6
 
 
 def test_implausible_length_is_refused_before_decoding(tmp_path, monkeypatch):

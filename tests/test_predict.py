@@ -103,6 +103,40 @@ def test_nothing_to_predict(trained, tmp_path):
         predict.predict_files(trained.but(seed=99), tmp_path / "bad.avi")
 
 
+def test_spans_of_a_film(tmp_path):
+    """Neighbouring clips of one class are one span, and the same class later is another."""
+    starts = np.arange(6) * 0.5
+    likely = ["a", "a", "b", "a", "a", "b"]
+    high = np.array([0.6, 0.8, 0.7, 0.9, 0.5, 0.6])
+    p_a = np.where(np.array(likely) == "a", high, 1 - high)
+    clips = pd.DataFrame({"video": ["v"] * 4 + ["w"] * 2, "start": starts, "end": starts + 0.5})
+    clips = clips.assign(p_a=p_a, p_b=1 - p_a)
+    predictions = predict.VideoPredictions(pd.DataFrame(), clips, ["a", "b"], tmp_path, None)
+    spans = predictions.spans()
+    assert list(spans.video) == ["v", "v", "v", "w", "w"]
+    assert list(spans.predicted) == ["a", "b", "a", "a", "b"]
+    assert list(spans.start) == [0, 1, 1.5, 2, 2.5]
+    assert list(spans.end) == [1, 1.5, 2, 2.5, 3]
+    assert list(spans.confidence) == pytest.approx([0.7, 0.7, 0.9, 0.5, 0.6])
+
+
+def test_long_film(trained, tmp_path):
+    """Two videos, one after the other fifty times: spans of its parts, and a picture of few bars."""
+    tests = sorted((trained.data_dir / "videos/test").rglob("*.mp4"))
+    parts = [[f.to_ndarray(format="rgb24") for f in codec.Video(path)] for path in (tests[0], tests[-1])]
+    codec.write(tmp_path / "film.mp4", (frame for _ in range(50) for part in parts for frame in part))
+    predictions = predict.predict_files(trained, tmp_path / "film.mp4")
+    assert len(predictions.clips) == 50 * 2 * 4
+    predictions.write(tmp_path / "film.csv")
+    spans = pd.read_csv(tmp_path / "film_spans.csv")
+    assert spans.start[0] == 0
+    assert list(spans.start[1:]) == pytest.approx(list(spans.end[:-1]))
+    assert spans.end.iloc[-1] == pytest.approx(100 * 32 / 25, rel=0.001)
+    figure = predicted.confidences(predictions, "film.mp4")
+    assert len(figure.axes[0].containers[0]) == 200
+    assert "Each bar is the mean of 2" in plots.alt(figure)
+
+
 @pytest.mark.slow
 def test_what_a_browser_gets(folder, tmp_path):
     source = folder / "a.mp4"

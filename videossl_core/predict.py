@@ -32,8 +32,20 @@ class VideoPredictions:
     root: Path
     store: FrameStore
 
+    def spans(self) -> pd.DataFrame:
+        """What happens when: video, start and end in seconds, predicted (class), confidence (the mean of its
+        clips). Neighbouring clips of one predicted class are one span."""
+        probs = self.clips[[f"p_{name}" for name in self.classes]].to_numpy()
+        clips = self.clips.assign(predicted=np.array(self.classes)[probs.argmax(1)], confidence=probs.max(1))
+        kept = clips[["video", "predicted"]]
+        span = (kept != kept.shift()).any(axis=1).cumsum()
+        columns = {"video": "first", "start": "min", "end": "max", "predicted": "first", "confidence": "mean"}
+        return clips.groupby(span).agg(columns).reset_index(drop=True)
+
     def write(self, path: Path) -> None:
-        files.write_text(path, self.table.round(4).to_csv(index=False, lineterminator="\n"))
+        """The table to this CSV, and the spans to one beside it, ``<name>_spans.csv``."""
+        for table, to in ((self.table, path), (self.spans(), path.with_stem(f"{path.stem}_spans"))):
+            files.write_text(to, table.round(4).to_csv(index=False, lineterminator="\n"))
 
 
 def predict_unlabelled(p: Params) -> VideoPredictions:

@@ -5,6 +5,7 @@ Not in the paper. It is the first thing to compare VideoSSL with, for it uses th
 
 import time
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 
 import numpy as np
 import pandas as pd
@@ -25,16 +26,24 @@ from videossl_core.teacher import Targets
 
 
 def features(quarters: np.ndarray, kind: str) -> np.ndarray:
-    """Features of a video, or of a clip, from those of its frames (frames, F, 2, 2).
+    """Features of a video, or of a clip, from those of its frames (frames, F, 2, 2); float32.
 
     ``mean`` (F,) says what is there. ``mean_and_motion`` (5 F,) adds how each quarter of the picture differs
     between the later and the earlier half of the frames.
     """
-    mean, half = quarters.mean((0, 2, 3)), len(quarters) // 2
+    mean, half = _mean(quarters, (0, 2, 3)), len(quarters) // 2
     if kind == "mean":
         return mean
-    motion = quarters[-half:].mean(0) - quarters[:half].mean(0) if half else np.zeros_like(quarters[0])
+    none = np.zeros(quarters.shape[1:], np.float32)
+    motion = _mean(quarters[-half:], 0) - _mean(quarters[:half], 0) if half else none
     return np.concatenate([mean, motion.ravel()])
+
+
+def _mean(quarters: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+    """Mean over the frames, and perhaps more axes, with a thousand of them in memory."""
+    parts = [quarters[i : i + 1000] for i in range(0, len(quarters), 1000)]
+    total = sum(part.astype(np.float32).sum(axis) for part in parts)
+    return total / np.float32(quarters.size / np.size(total))
 
 
 def kind_of(p: Params) -> str:
@@ -79,13 +88,17 @@ class Probe:
             seen = targets.features(video)
             starts = [sampling.centre_start(count, p.clip_frames)]
             starts += sampling.clip_starts(count, p.clip_frames, p.last_clip) if every_clip else []
-            clips = [features(seen[self._of_clip(len(seen), start)], kind) for start in starts]
-            # video by video: the features of all clips would take gigabytes
-            probs.append(self.classifier.probs(self.scale(np.stack([features(seen, kind), *clips]))))
+            parts = chain([seen], (seen[self._of_clip(len(seen), start)] for start in starts))
+            probs.append(self._probs(features(part, kind) for part in parts))
         none = np.zeros((0, len(self.classes)))
         of_videos, of_clips = (np.vstack([none, *(part[i] for part in probs)]) for i in (0, 1))
         of_every = np.vstack([none, *(part[2:] for part in probs)]) if every_clip else None
         return Predictions.of(rows, self.classes, of_clips, of_videos, of_every)
+
+    def _probs(self, x: Iterator[np.ndarray]) -> np.ndarray:
+        """(N, C), some at a time: the features of all clips of a film would take gigabytes."""
+        some = iter(lambda: list(islice(x, 500)), [])
+        return np.vstack([self.classifier.probs(self.scale(np.stack(rows))) for rows in some])
 
     def predict_unseen(self, rows: pd.DataFrame, store: FrameStore, every_clip: bool = False) -> Predictions:
         """The same of videos that the teacher may not have seen."""
@@ -96,10 +109,13 @@ class Probe:
         """Which of the frames that the teacher saw lie in the clip; two at least, for one alone has no
         motion: if need be those nearest to its middle."""
         p, stride = self.p, self.p.teacher_stride
-        inside = [i for i in range(count) if start <= i * stride < start + p.clip_frames]
+        inside = range(-(-start // stride), min(count, -(-(start + p.clip_frames) // stride)))
+        if len(inside) > 1:
+            return list(inside)
         middle = start + (p.clip_frames - 1) / 2
-        nearest = sorted(range(count), key=lambda i: abs(i * stride - middle))[:2]
-        return inside if len(inside) > 1 else sorted(nearest)
+        around = min(count - 1, int(middle / stride))
+        near = range(max(0, around - 2), min(count, around + 3))
+        return sorted(sorted(near, key=lambda i: abs(i * stride - middle))[:2])
 
 
 def features_of(p: Params, targets: Targets, videos: Sequence[str]) -> np.ndarray:

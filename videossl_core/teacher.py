@@ -4,6 +4,7 @@ and kept on disk."""
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from videossl_core.progress import track
 from videossl_core.sampling import View
 
 TEACHER_CLASSES = 1000  # M, those of ImageNet
+AT_ONCE = 256  # frames in memory: a film of two hours has 27,000 of them
 
 
 class TeacherError(RuntimeError):
@@ -163,8 +165,8 @@ class Targets:
         return min(seen - 1, round(frame / self.stride))
 
     def features(self, video: str) -> np.ndarray:
-        """(frames, F, 2, 2) float32 of all frames that the teacher saw."""
-        return np.load(self.path(video, features=True), allow_pickle=False).astype(np.float32)
+        """(frames, F, 2, 2) float16 of all frames that the teacher saw, on disk until they are used."""
+        return np.load(self.path(video, features=True), mmap_mode="r", allow_pickle=False)
 
     def complete(self, video: str, frames: int, source: Path, features: bool = False) -> bool:
         """Is there a whole file, made after the frames that it is about?"""
@@ -220,13 +222,21 @@ def build_targets(
         ]
 
     def see(video: str) -> None:
-        softmax, quarters = classifier.look(store, video, np.arange(counts[video]))
-        if not softmax.isfinite().all() or not quarters.isfinite().all():
-            raise TeacherError(f"{video}: the output of the teacher ({p.teacher}) is not finite")
-        for kind, seen in ((False, softmax), (True, quarters)):
-            if not targets.complete(video, counts[video], store.path(video), kind):  # a record stays a record
-                with files.atomic(targets.path(video, kind)) as temporary, open(temporary, "wb") as f:
-                    np.save(f, seen.half().cpu().numpy(), allow_pickle=False)
+        count, into = int(counts[video]), {}
+        with ExitStack() as written:
+            for kind, shape in ((0, (TEACHER_CLASSES,)), (1, (classifier.row.features, 2, 2))):
+                if not targets.complete(video, count, store.path(video), bool(kind)):  # a record stays one
+                    temporary = written.enter_context(files.atomic(targets.path(video, bool(kind))))
+                    into[kind] = np.lib.format.open_memmap(temporary, "w+", np.float16, (count, *shape))
+            for first in range(0, count, AT_ONCE):
+                numbers = np.arange(first, min(first + AT_ONCE, count))
+                seen = classifier.look(store, video, numbers)
+                if not all(part.isfinite().all() for part in seen):
+                    raise TeacherError(f"{video}: the output of the teacher ({p.teacher}) is not finite")
+                for kind, array in into.items():
+                    array[numbers] = seen[kind].half().cpu().numpy()
+            for array in into.values():
+                array.flush()
 
     if not missing():
         return targets  # without the lock: a cache that is complete may be read-only

@@ -33,12 +33,16 @@ def show_along(predictions: VideoPredictions, n: int = 3) -> HTML:
     return show_uncertain(predictions, n, along=True)
 
 
-def confidences(predictions: VideoPredictions, video: str, most: int = 6) -> Figure:
+def confidences(predictions: VideoPredictions, video: str, most: int = 6, bars: int = 200) -> Figure:
     """Probability of the classes in each clip of a video, stacked, along the video's seconds.
 
-    A class looks the same in every such figure; those beyond the ``most`` likeliest or below 2 % are grey.
+    A class looks the same in every such figure; those beyond the ``most`` likeliest or below 2 % are grey. Of
+    a long film each bar is the mean of several clips.
     """
     rows = predictions.clips[predictions.clips.video == video]
+    each = -(-len(rows) // bars)
+    means = dict.fromkeys(rows.filter(regex="^p_"), "mean")
+    rows = rows.groupby(np.arange(len(rows)) // each).agg({"start": "min", "end": "max", **means})
     probs = rows.filter(regex="^p_").rename(columns=lambda name: name.removeprefix("p_"))
     best = probs.mean().sort_values(ascending=False, kind="stable").index[:most]
     shown = probs[[name for name in best if probs[name].max() >= 0.02]]
@@ -57,6 +61,7 @@ def confidences(predictions: VideoPredictions, video: str, most: int = 6) -> Fig
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), reverse=True)
     row = next(predictions.table[predictions.table.video == video].itertuples())
     text = f"Confidence of the {row.clips} clips of {video} along its seconds."
+    text += f" Each bar is the mean of {each}." if each > 1 else ""
     return plots.described(figure, f"{text} All together: {_in_words(row)}.")
 
 
