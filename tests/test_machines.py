@@ -1,5 +1,12 @@
 """Machines that nobody here has: what is different about them is faked, as faithfully as it can be."""
 
+import errno
+import fcntl
+import multiprocessing
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from videossl_core import evaluation, precision, prepare, teacher, training
+from videossl_core import batches, evaluation, precision, prepare, teacher, training
+from videossl_core.data import files, pool
 
 
 class AppleGPU(TorchDispatchMode):
@@ -77,3 +85,69 @@ def test_no_float64_before_a_run(tiny):
         checked = precision.check(training.build_network(p, 3), (8, 3, 8, 48, 48), "bf16", "cpu")
     assert softmax.dtype == torch.float32
     assert checked.dtype == "bf16"
+
+
+def test_file_is_brought_to_the_disk_on_windows(tmp_path, monkeypatch):
+    """There fsync takes only a file that may be written to."""
+
+    def fsync(fd):
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    files.write_text(tmp_path / "a.txt", "text")
+    assert (tmp_path / "a.txt").read_text() == "text"
+
+
+@pytest.fixture
+def spawn_alone(monkeypatch):
+    """Python as it is on Windows: it knows neither fork nor forkserver."""
+    for method in ("fork", "forkserver"):
+        monkeypatch.delitem(multiprocessing.context._concrete_contexts, method)
+    for module in (multiprocessing, torch.multiprocessing):
+        monkeypatch.setattr(module, "get_all_start_methods", lambda: ["spawn"])
+    with pytest.raises(ValueError, match="cannot find context for 'forkserver'"):
+        multiprocessing.get_context("forkserver")
+
+
+@pytest.mark.slow
+def test_worker_processes_without_forkserver(tiny, spawn_alone):
+    assert sorted(pool.map_unordered(abs, [-1, -2], workers=1)) == [(-2, 2), (-1, 1)]
+    p = tiny(num_workers=1, batch_size=2)
+    store = prepare.prepare(p).store
+    clips = batches.EvalClips(p, list(store.table.index[:1]), store)
+    (pixels, *_), *_ = batches.loader(clips, p, "cpu", batch_size=2)
+    assert torch.equal(pixels[0], clips[0][0])
+
+
+@pytest.mark.parametrize(("bound", "slurm"), [(True, ""), (False, "1"), (True, "8")])
+def test_one_process_per_core_of_the_job(bound, slurm):
+    """A job that may use one core, on a node of 64: by its affinity, or by what SLURM gave it."""
+    script = f"""
+import os
+os.cpu_count = lambda: 64
+if {bound}:
+    os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])
+else:
+    os.sched_getaffinity = lambda pid: range(64)
+
+from videossl_core.data import pool
+def started(workers, context):
+    print(workers)
+    raise SystemExit
+
+pool.ProcessPool = started
+list(pool.map_unordered(abs, list(range(100))))
+"""
+    env = {name: value for name, value in os.environ.items() if name != "SLURM_CPUS_PER_TASK"}
+    env |= {"SLURM_CPUS_PER_TASK": slurm} if slurm else {}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env)
+    assert done.stdout == "1\n", done.stderr
+
+
+def test_loaders_take_no_more_than_the_job_has(tiny, monkeypatch):
+    p = tiny()
+    clips = batches.EvalClips(p, [], prepare.prepare(p).store)
+    for cores, wanted in ((2, 2), (64, 4)):
+        monkeypatch.setattr(pool, "cores", lambda n=cores: n)
+        assert batches.loader(clips, p, "mps").num_workers == wanted

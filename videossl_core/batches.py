@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from videossl_core import sampling
+from videossl_core.data import pool
 from videossl_core.data.frames import FrameStore
 from videossl_core.distributed import Ranks
 from videossl_core.methods import Method
@@ -133,8 +134,8 @@ def prefetch(feed: Iterable) -> Iterator:
 
 def loader(dataset: Dataset, p: Params, device: str, **options) -> DataLoader:
     """A data loader for either data set above; the processes change the speed, never the content."""
-    workers = p.num_workers if p.num_workers is not None else (0 if device == "cpu" else 4)
+    workers = p.num_workers if p.num_workers is not None else (0 if device == "cpu" else min(4, pool.cores()))
     # an item of Batches is a batch already
     options |= {"batch_size": None} if isinstance(dataset, Batches) else {"collate_fn": _collate}
-    options |= {"num_workers": workers, "multiprocessing_context": "forkserver" if workers else None}
+    options |= {"num_workers": workers, "multiprocessing_context": pool.start_method() if workers else None}
     return DataLoader(dataset, pin_memory=device.startswith("cuda"), **options)

@@ -26,7 +26,7 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         temporary.touch()
         yield temporary
-        with open(temporary, "rb") as f:
+        with open(temporary, "r+b") as f:  # Windows brings only what may be written to the disk
             os.fsync(f.fileno())
         os.replace(temporary, path)
     except OSError as error:
