@@ -2,14 +2,17 @@
 
 import errno
 import fcntl
+import json
 import multiprocessing
 import os
 import subprocess
 import sys
 
+import nbformat
 import numpy as np
 import pytest
 import torch
+from nbclient.exceptions import DeadKernelError
 from support.helpers import NETWORKS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -17,6 +20,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from videossl_core import batches, evaluation, precision, prepare, teacher, training
 from videossl_core.data import files, pool
+from videossl_lab import execute
 
 
 class AppleGPU(TorchDispatchMode):
@@ -150,3 +154,55 @@ def test_loaders_take_no_more_than_the_job_has(tiny, monkeypatch):
     clips = batches.EvalClips(p, [], prepare.prepare(p).store)
     monkeypatch.setattr(pool, "cores", lambda: 1)
     assert batches.loader(clips, p, "mps").num_workers == 1
+
+
+@pytest.fixture
+def notebook(tmp_path, monkeypatch):
+    """``make(script)``: a notebook, and a kernel that this shell script starts by ``exec "$@"``."""
+    cell = nbformat.v4.new_code_cell("print(6 * 7)")
+    kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=kernel), tmp_path / "notebooks/a.ipynb")
+    monkeypatch.setattr(execute, "ROOT", tmp_path)
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    def make(script):
+        spec = tmp_path / "kernels/python3/kernel.json"
+        spec.parent.mkdir(parents=True)
+        python = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        argv = ["sh", "-c", f"echo >> starts; {script}", "sh", *python]
+        spec.write_text(json.dumps({"argv": argv, "display_name": "", "language": "python"}))
+
+    return make
+
+
+def starts(folder):
+    return len((folder / "starts").read_text())
+
+
+def test_kernel_that_fails_at_first_is_started_again(notebook, tmp_path, capsys):
+    notebook('[ $(wc -l < starts) = 2 ] || exit 1; exec "$@"')
+    execute.execute("a", tmp_path / "done.ipynb")
+    assert "42" in (tmp_path / "done.ipynb").read_text()
+    assert starts(tmp_path) == 2
+    assert "no kernel started (Kernel died" in capsys.readouterr().out
+
+
+def test_slow_kernel_is_waited_for(notebook, tmp_path, monkeypatch):
+    assert execute.START_SECONDS > 60  # papermill's own limit is too short on slow file systems
+    monkeypatch.setattr(execute, "START_SECONDS", 2)
+    notebook("exec sleep 600")
+    with pytest.raises(RuntimeError, match=r"done.ipynb: no kernel started, twice .*respond in 2 seconds"):
+        execute.execute("a", tmp_path / "done.ipynb")
+    assert starts(tmp_path) == 2
+
+
+def test_kernel_that_dies_at_work_is_not_started_again(notebook, tmp_path):
+    """What the cells did is not done twice."""
+    notebook('exec "$@"')
+    path = tmp_path / "notebooks/a.ipynb"
+    path.write_text(path.read_text().replace("print(6 * 7)", "import os; os._exit(1)"))
+    with pytest.raises(DeadKernelError):
+        execute.execute("a", tmp_path / "done.ipynb")
+    assert starts(tmp_path) == 1
