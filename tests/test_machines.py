@@ -206,3 +206,52 @@ def test_kernel_that_dies_at_work_is_not_started_again(notebook, tmp_path):
     with pytest.raises(DeadKernelError):
         execute.execute("a", tmp_path / "done.ipynb")
     assert starts(tmp_path) == 1
+
+
+FEED = """
+import sys
+from support.helpers import TINY
+from videossl_core import batches, params, prepare, training
+
+if __name__ == "__main__":
+    p = params.load(**TINY | {"batch_size": 8, "num_workers": 1, "outputs": sys.argv[1]})
+    data = prepare.prepare(p)
+    test = batches.EvalClips(p, list(data.rows("test").video), data.store)
+    for made, options in ((training.Trainer(p, data).batches, {}), (test, {"batch_size": 8})):
+        try:
+            list(batches.prefetch(batches.loader(made, p, "cpu", **options)))
+        except RuntimeError as error:
+            print(error)
+"""
+
+
+@pytest.mark.slow
+def test_little_shared_memory(prepared, tmp_path):
+    """As in a container: less than one batch of 110 kB. PyTorch alone waits for ever for the batch."""
+    (tmp_path / "feed.py").write_text(FEED)
+    mount = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
+    alone = ["unshare", "--mount", "--user", "--map-root-user", "sh", "-c"]
+    if subprocess.run([*alone, mount]).returncode:
+        pytest.skip("this machine does not let users mount")
+    words = [*alone, f'{mount} && exec "$@"', "sh", sys.executable, tmp_path / "feed.py", prepared]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100, env=env)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2, done.stderr
+    assert all("No space left on device" in line and "num_workers = 0 needs no" in line for line in lines)
+
+
+def test_message_where_a_loader_dies_of_it():
+    """Where the system says so by a bus error, PyTorch gives this text."""
+
+    def killed(text):
+        yield 1
+        raise RuntimeError(text)
+
+    bus = (
+        "worker (pid 7) is killed by signal: Bus error. It is possible that workers are out of shared memory."
+    )
+    with pytest.raises(RuntimeError, match=r"pid 7.* Bus error.*num_workers = 0.*--shm-size"):
+        list(batches.prefetch(killed(bus)))
+    with pytest.raises(RuntimeError, match=r"^something else$"):
+        list(batches.prefetch(killed("something else")))

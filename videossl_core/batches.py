@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from videossl_core import sampling
 from videossl_core.data import pool
@@ -119,23 +119,46 @@ class EvalClips(Dataset):
 
 def _collate(items: list[tuple[Tensor, int, bool]]) -> tuple[Tensor, Tensor, Tensor]:
     clips, videos, centres = zip(*items, strict=True)
-    return stack_clips(list(clips)), torch.tensor(videos), torch.tensor(centres)
+    return _shared((stack_clips(list(clips)), torch.tensor(videos), torch.tensor(centres)))
+
+
+def _shared(item: Any) -> Any:
+    """In a loader process: moved to shared memory now. If that is full it is an error here; on the way to the
+    main process, where PyTorch would move it, a hang."""
+    if get_worker_info():
+        for value in item.values() if isinstance(item, dict) else item:
+            if isinstance(value, Tensor):
+                value.share_memory_()
+    return item
 
 
 def prefetch(feed: Iterable) -> Iterator:
-    """The same items, each read in a thread while the one before is at work."""
+    """The same items, each read in a thread while the one before is at work.
+
+    Raises:
+        RuntimeError: loader processes have too little shared memory.
+    """
     with ThreadPoolExecutor(1) as thread:
-        items, end = iter(feed), object()
-        coming = thread.submit(next, items, end)
-        while (item := coming.result()) is not end:
+        try:
+            items, end = iter(feed), object()
             coming = thread.submit(next, items, end)
-            yield item
+            while (item := coming.result()) is not end:
+                coming = thread.submit(next, items, end)
+                yield item
+        except (RuntimeError, OSError) as error:
+            reason = str(error).strip().rpartition("\n")[2]
+            if not any(words in reason for words in ("shared memory", "No space left")):
+                raise
+            out = "num_workers = 0 needs no shared memory; docker run --shm-size=2g gives a container more"
+            raise RuntimeError(f"loader processes: {reason}; {out}") from None
 
 
 def loader(dataset: Dataset, p: Params, device: str, **options) -> DataLoader:
     """A data loader for either data set above; the processes change the speed, never the content."""
     workers = p.num_workers if p.num_workers is not None else (0 if device == "cpu" else min(4, pool.cores()))
-    # an item of Batches is a batch already
-    options |= {"batch_size": None} if isinstance(dataset, Batches) else {"collate_fn": _collate}
+    if isinstance(dataset, Batches):  # whose items are batches already
+        options |= {"batch_size": None, "collate_fn": _shared}
+    else:
+        options |= {"collate_fn": _collate}
     options |= {"num_workers": workers, "multiprocessing_context": pool.start_method() if workers else None}
     return DataLoader(dataset, pin_memory=device.startswith("cuda"), **options)
