@@ -87,6 +87,7 @@ class Batches(Dataset):
         batch = {"step": step, "clips": stack_clips(clips), "labels": labels[:k], "hidden": labels[k:]}
         for name, values in needed.items():
             batch[name] = stack_clips(values) if values[0].dim() == 4 else torch.stack(values)
+        _share(batch.values())
         return batch
 
 
@@ -119,25 +120,22 @@ class EvalClips(Dataset):
 
 def _collate(items: list[tuple[Tensor, int, bool]]) -> tuple[Tensor, Tensor, Tensor]:
     clips, videos, centres = zip(*items, strict=True)
-    return _shared((stack_clips(list(clips)), torch.tensor(videos), torch.tensor(centres)))
+    batch = stack_clips(list(clips)), torch.tensor(videos), torch.tensor(centres)
+    _share(batch)
+    return batch
 
 
-def _shared(item: Any) -> Any:
-    """In a loader process: moved to shared memory now. If that is full it is an error here; on the way to the
-    main process, where PyTorch would move it, a hang."""
-    if get_worker_info():
-        for value in item.values() if isinstance(item, dict) else item:
-            if isinstance(value, Tensor):
-                value.share_memory_()
-    return item
+def _share(values: Iterable) -> None:
+    """In a loader process, move tensors to shared memory. If it is full this is an error here, and a hang
+    later, where PyTorch would move them."""
+    for value in values if get_worker_info() else ():
+        if isinstance(value, Tensor):
+            value.share_memory_()
 
 
 def prefetch(feed: Iterable) -> Iterator:
-    """The same items, each read in a thread while the one before is at work.
-
-    Raises:
-        RuntimeError: loader processes have too little shared memory.
-    """
+    """The same items, each read in a thread while the one before is at work. A RuntimeError says so where
+    there is too little shared memory for loader processes."""
     with ThreadPoolExecutor(1) as thread:
         try:
             items, end = iter(feed), object()
@@ -146,19 +144,16 @@ def prefetch(feed: Iterable) -> Iterator:
                 coming = thread.submit(next, items, end)
                 yield item
         except (RuntimeError, OSError) as error:
-            reason = str(error).strip().rpartition("\n")[2]
-            if not any(words in reason for words in ("shared memory", "No space left")):
+            if "shared memory" not in (what := str(error).strip()) and "No space left" not in what:
                 raise
             out = "num_workers = 0 needs no shared memory; docker run --shm-size=2g gives a container more"
-            raise RuntimeError(f"loader processes: {reason}; {out}") from None
+            raise RuntimeError(f"{what}\nToo little shared memory: {out}") from None
 
 
 def loader(dataset: Dataset, p: Params, device: str, **options) -> DataLoader:
     """A data loader for either data set above; the processes change the speed, never the content."""
     workers = p.num_workers if p.num_workers is not None else (0 if device == "cpu" else min(4, pool.cores()))
-    if isinstance(dataset, Batches):  # whose items are batches already
-        options |= {"batch_size": None, "collate_fn": _shared}
-    else:
-        options |= {"collate_fn": _collate}
+    # an item of Batches is a batch already
+    options |= {"batch_size": None} if isinstance(dataset, Batches) else {"collate_fn": _collate}
     options |= {"num_workers": workers, "multiprocessing_context": pool.start_method() if workers else None}
     return DataLoader(dataset, pin_memory=device.startswith("cuda"), **options)

@@ -15,6 +15,7 @@ import yaml
 from filelock import FileLock, Timeout
 from nbclient.exceptions import DeadKernelError
 
+from videossl_core.data import files
 from videossl_core.params import ROOT
 
 START_SECONDS = 600
@@ -95,7 +96,7 @@ def one_gpu(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         with suppress(Timeout):
-            held = FileLock(folder / f".gpu{i}.lock").acquire(timeout=0)
+            held = files.acquire(FileLock(folder / f".gpu{i}.lock"))
             break
     else:
         raise RuntimeError(f"all {count} GPUs of this machine are taken; run fewer (--resources gpu=N)")

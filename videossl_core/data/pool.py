@@ -40,8 +40,7 @@ def map_unordered(
     must be of a module, not of a notebook cell.
     """
     context = multiprocessing.get_context(start_method())
-    if start_method() == "forkserver":
-        context.set_forkserver_preload([function.__module__])
+    context.set_forkserver_preload([function.__module__])  # other ways to start pass it over
     workers = max(1, min(workers or cores(), len(jobs)))
     waiting = iter(jobs)
     running: dict[Future, Any] = {}
