@@ -15,11 +15,8 @@ from videossl_core.params import Bookkeeping, ParameterError
 
 
 def device(p: Bookkeeping) -> str:
-    """``auto``: the GPU where there is one; each of several processes has its own.
-
-    Raises:
-        ParameterError: PyTorch cannot use the GPU that is asked for; ``auto`` warns of that instead.
-    """
+    """``auto``: the GPU where there is one; each of several processes has its own. If PyTorch cannot use the
+    one that is asked for it is a ParameterError; ``auto`` warns of that, with the reason."""
     name, (usable, reason) = p.device, (False, "") if p.device in ("cpu", "mps") else _cuda()
     if name.startswith("cuda") and not usable:
         raise ParameterError(f"device = {name!r}: PyTorch cannot use a GPU here. {reason}")
