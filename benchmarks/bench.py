@@ -6,7 +6,6 @@ reported is the median over the rounds and their range.
 
 import argparse
 import json
-import os
 import platform
 import tempfile
 import time
@@ -22,7 +21,7 @@ from matplotlib.figure import Figure
 from benchmarks import baseline
 from videossl_core import evaluation, precision, prepare, training
 from videossl_core.batches import loader, prefetch
-from videossl_core.data import codec, files
+from videossl_core.data import codec, files, pool
 from videossl_core.data.frames import FrameStore, StoreSettings
 from videossl_core.data.labels import Rows
 from videossl_core.devices import device
@@ -108,7 +107,7 @@ def matmul_rate(dtype: torch.dtype, where: str, n: int = 2048) -> float:
 def decoding(root: Path, outputs: Path, videos: list[str]) -> dict[str, float]:
     """Decoding with one process and with one a core, into empty stores."""
     rates = []
-    for workers in (1, os.cpu_count() or 1):
+    for workers in (1, pool.cores()):
         with tempfile.TemporaryDirectory(dir=outputs) as folder:
             store = FrameStore(Path(folder), StoreSettings(136, 90, 8))
             start = time.perf_counter()

@@ -5,7 +5,6 @@ machines can be compared: a machine with half the rate waits about twice as long
 """
 
 import argparse
-import os
 import shutil
 import subprocess
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.bench import machine
-from videossl_core.data import files
+from videossl_core.data import files, pool
 from videossl_core.params import ROOT
 from videossl_lab import estimate, page
 from videossl_lab.live import duration
@@ -75,7 +74,7 @@ def measure(clone: Path, only: list[str]) -> pd.DataFrame:
         rates.append(estimate.matrix_rate())
         gflops = round(sum(rates) / 2)
         row = {"what": what, "command": command, "seconds": round(seconds), "gflops": gflops}
-        rows.append(row | {"machine": f"{os.cpu_count()} cores, {machine('cpu')}", "date": date.today()})
+        rows.append(row | {"machine": f"{pool.cores()} cores, {machine('cpu')}", "date": date.today()})
         print(f"{what}: {duration(seconds)} at {gflops} GFLOP/s", flush=True)
     return pd.DataFrame(rows)
 

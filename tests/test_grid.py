@@ -9,6 +9,7 @@ import sys
 
 import pandas as pd
 import pytest
+from support.helpers import project_copy
 
 from videossl_core import params, runs
 from videossl_lab import execute, grid, results
@@ -65,6 +66,20 @@ def test_failing_cell(project):
     assert "Nothing to be done" in text
 
 
+@pytest.mark.slow
+def test_space_and_quotes_in_paths(prepared, tmp_path, forked_kernels, monkeypatch):
+    """In the project's path and in the last parameter of GIVEN; one cell, of seed 0."""
+    lab = project_copy(tmp_path / "a b's", prepared)
+    (lab / ".venv").symlink_to(sys.prefix)
+    monkeypatch.chdir(lab)
+    monkeypatch.setenv("PYTHONPATH", str(lab))
+    command = ["make", "--old-file=.venv/ready", "grid", "DATASET=tiny", "METHODS=supervised", "FRACTIONS=50"]
+    command += ["SEEDS=0", """GIVEN=-p outputs "../a b's/out it\"""", "ARGS=--nolock"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert results.find(lab / "out it", "tiny").seed.tolist() == [0]
+
+
 @pytest.mark.parametrize(
     ("dataset", "fractions"), [("ucf101", {5, 10, 20, 50}), ("hmdb51", {40, 50, 60}), ("demo", {10})]
 )
@@ -81,6 +96,7 @@ def test_grid_by_words():
     assert len(empty.cells) == 7 * 3
     more = grid.Grid.of({"methods": "fixmatch", "seeds": "5"})
     assert list(more.cells) == ["fixmatch-10-seed5"]
+    assert list(grid.Grid.of({"methods": "sd", "seeds": 0}).cells) == ["sd-10-seed0"]  # as Snakemake reads it
     with pytest.raises(params.ParameterError, match=r"method = 'sdd' is not one of .*did you mean 'sd'"):
         grid.Grid.of({"methods": "sdd"})
 

@@ -205,7 +205,7 @@ def test_interrupted_cell_runs_again(project, tiny, fault):
     cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     training_cell = next(i for i, cell in enumerate(cells) if "runs.open(" in cell)
     run = runs.Run(project / "outputs/tiny/sd/50/seed10")
-    manager, client = start_new_kernel(cwd=str(project))
+    manager, client = start_new_kernel(600, cwd=str(project))
     try:
         for cell in cells[:training_cell]:
             assert client.execute_interactive(cell, output_hook=id)["content"]["status"] == "ok"
@@ -255,7 +255,9 @@ def test_parameters_however_written(project):
     for cells, _ in WRITTEN.values():
         notebook.cells += [nbformat.v4.new_code_cell(cell) for cell in (*cells, check)]
     where = {"metadata": {"path": str(project)}}
-    NotebookClient(notebook, kernel_name="python3", allow_errors=True, resources=where).execute()
+    NotebookClient(
+        notebook, kernel_name="python3", allow_errors=True, resources=where, startup_timeout=600
+    ).execute()
     checks = [cell.outputs for cell in notebook.cells if cell.source == check]
     for (name, (_, expected)), outputs in zip(WRITTEN.items(), checks, strict=True):
         text = "".join(output.get("evalue", output.get("text")) for output in outputs)

@@ -5,7 +5,6 @@ is meant, and the commit says why.
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +39,7 @@ def summary(run: runs.Run) -> dict:
 
 
 def draws() -> dict:
-    return {k: v.tolist() for k, v in asdict(sampling.draws_of_step(7, 5, 2)).items()}
+    return {k: v.tolist() for k, v in sampling.draws_of_step(7, 5, 2)._asdict().items()}
 
 
 def tables(dataset: str) -> dict[str, str]:

@@ -4,23 +4,18 @@
 """
 
 import argparse
+from functools import partial
 
 import yaml
 
-from videossl_core import devices, distributed, params, prepare, runs, training
+from videossl_core import params, training
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m videossl_core", description="Train one run.")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="given")
     given = {name: yaml.safe_load(value) for name, value in parser.parse_args().given}
-    p: params.Params = params.load(**given)
-    with distributed.joined(devices.device(p)) as ranks, runs.open(p, ranks) as run:
-        if not run.finished:
-            for row in run.record(training.make_trainer(p, prepare.prepare(p), ranks)):
-                if ranks.first:
-                    print(row, flush=True)
-    print(run.folder)
+    print(training.train(params.load(**given), show=partial(print, flush=True)).folder)
 
 
 if __name__ == "__main__":

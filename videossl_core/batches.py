@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from videossl_core import sampling
+from videossl_core.data import pool
 from videossl_core.data.frames import FrameStore
 from videossl_core.distributed import Ranks
 from videossl_core.methods import Method
@@ -86,6 +87,7 @@ class Batches(Dataset):
         batch = {"step": step, "clips": stack_clips(clips), "labels": labels[:k], "hidden": labels[k:]}
         for name, values in needed.items():
             batch[name] = stack_clips(values) if values[0].dim() == 4 else torch.stack(values)
+        _share(batch.values())
         return batch
 
 
@@ -118,23 +120,40 @@ class EvalClips(Dataset):
 
 def _collate(items: list[tuple[Tensor, int, bool]]) -> tuple[Tensor, Tensor, Tensor]:
     clips, videos, centres = zip(*items, strict=True)
-    return stack_clips(list(clips)), torch.tensor(videos), torch.tensor(centres)
+    batch = stack_clips(list(clips)), torch.tensor(videos), torch.tensor(centres)
+    _share(batch)
+    return batch
+
+
+def _share(values: Iterable) -> None:
+    """In a loader process, move tensors to shared memory. If it is full this is an error here, and a hang
+    later, where PyTorch would move them."""
+    for value in values if get_worker_info() else ():
+        if isinstance(value, Tensor):
+            value.share_memory_()
 
 
 def prefetch(feed: Iterable) -> Iterator:
-    """The same items, each read in a thread while the one before is at work."""
+    """The same items, each read in a thread while the one before is at work. A RuntimeError says so where
+    there is too little shared memory for loader processes."""
     with ThreadPoolExecutor(1) as thread:
-        items, end = iter(feed), object()
-        coming = thread.submit(next, items, end)
-        while (item := coming.result()) is not end:
+        try:
+            items, end = iter(feed), object()
             coming = thread.submit(next, items, end)
-            yield item
+            while (item := coming.result()) is not end:
+                coming = thread.submit(next, items, end)
+                yield item
+        except (RuntimeError, OSError) as error:
+            if "shared memory" not in (what := str(error).strip()) and "No space left" not in what:
+                raise
+            out = "num_workers = 0 needs no shared memory; docker run --shm-size=2g gives a container more"
+            raise RuntimeError(f"{what}\nToo little shared memory: {out}") from None
 
 
 def loader(dataset: Dataset, p: Params, device: str, **options) -> DataLoader:
     """A data loader for either data set above; the processes change the speed, never the content."""
-    workers = p.num_workers if p.num_workers is not None else (0 if device == "cpu" else 4)
+    workers = p.num_workers if p.num_workers is not None else (0 if device == "cpu" else min(4, pool.cores()))
     # an item of Batches is a batch already
     options |= {"batch_size": None} if isinstance(dataset, Batches) else {"collate_fn": _collate}
-    options |= {"num_workers": workers, "multiprocessing_context": "forkserver" if workers else None}
+    options |= {"num_workers": workers, "multiprocessing_context": pool.start_method() if workers else None}
     return DataLoader(dataset, pin_memory=device.startswith("cuda"), **options)

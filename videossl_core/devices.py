@@ -3,20 +3,38 @@
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 import torch
 
-from videossl_core.params import Bookkeeping
+from videossl_core.params import Bookkeeping, ParameterError
 
 
 def device(p: Bookkeeping) -> str:
-    """``auto``: the GPU where there is one; each of several processes has its own."""
-    name = p.device
+    """``auto``: the GPU where there is one; each of several processes has its own. If PyTorch cannot use the
+    one that is asked for it is a ParameterError; ``auto`` warns of that, with the reason."""
+    name, (usable, reason) = p.device, (False, "") if p.device in ("cpu", "mps") else _cuda()
+    if name.startswith("cuda") and not usable:
+        raise ParameterError(f"device = {name!r}: PyTorch cannot use a GPU here. {reason}")
+    if reason:
+        warnings.warn(f"NO GPU: this machine has one, but the CPU will do all work. {reason}", stacklevel=1)
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if usable else "mps" if torch.backends.mps.is_available() else "cpu"
     return f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" and "LOCAL_RANK" in os.environ else name
+
+
+@cache  # PyTorch says the reason once
+def _cuda() -> tuple[bool, str]:
+    """Can PyTorch use a GPU? If not, but there is one: why."""
+    with warnings.catch_warnings(record=True, action="always") as said:
+        usable = torch.cuda.is_available()
+    if not torch.backends.cuda.is_built() and Path("/dev/nvidia0").exists():
+        return False, "PyTorch was installed without CUDA: docs/installing.md"
+    return usable, "" if usable else " ".join(str(warning.message) for warning in said)
 
 
 @contextmanager

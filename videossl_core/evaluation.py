@@ -95,7 +95,7 @@ def predict(
     batches = loader(clips, p, device, batch_size=p.batch_size)
     network = folded(network)
     for pixels, video, centre in track(prefetch(batches), len(batches), "evaluating"):
-        probs = network(pixels.to(device, non_blocking=True))["classes"].double().softmax(-1).cpu().numpy()
+        probs = network(pixels.to(device, non_blocking=True))["classes"].cpu().double().softmax(-1).numpy()
         if not np.isfinite(probs).all():
             bad = clips.videos[int(video[~np.isfinite(probs).all(1)][0])]
             raise FloatingPointError(f"{bad}: the network's prediction is not finite")

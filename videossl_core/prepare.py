@@ -45,6 +45,7 @@ def decode(p: Params, folder: Path, root: Path, videos: list[str]) -> tuple[Fram
 
     Returns the store, and by video the reason why it cannot be used, empty where it can.
     """
+    devices.device(p)  # what is wrong with the GPU is said now, not after hours
     store = FrameStore(folder, StoreSettings.of(p))
     store.add(videos, root, p.prep_workers, p.video_timeout)
     table = store.table.loc[videos]

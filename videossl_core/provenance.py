@@ -1,6 +1,5 @@
 """What a result may depend on besides its parameters: machine, versions, commit."""
 
-import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -8,6 +7,7 @@ from importlib import metadata
 
 import torch
 
+from videossl_core.data import pool
 from videossl_core.params import ROOT
 
 
@@ -22,7 +22,7 @@ def surroundings(device: str) -> dict:
     return {
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
         "cpu": torch.backends.cpu.get_cpu_capability(),  # another instruction set rounds otherwise
-        "cpu_cores": os.cpu_count(),
+        "cpu_cores": pool.cores(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
         "versions": versions,

@@ -4,8 +4,9 @@ There is no sampler state, so a resumed run, any number of loader processes and 
 """
 
 import math
+from collections import namedtuple
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -29,44 +30,21 @@ def videos_of_step(seed: int, step: int, stream: int, n: int, k: int) -> np.ndar
     return np.array([_order(seed, stream, int(i // n), n)[i % n] for i in turns], dtype=int)
 
 
-@dataclass(frozen=True)
-class Draws:
-    """Uniform numbers in [0, 1) for the clips of one step, each (batch_size,).
+Draws = namedtuple(
+    "Draws",
+    "start y x flip frame other_y other_x other_flip turn first first_by second second_by hole_y hole_x "
+    "area ratio brightness contrast saturation other_area other_ratio other_brightness other_contrast "
+    "other_saturation",
+)
+"""Uniform numbers in [0, 1) for the clips of one step, each (batch_size,).
 
-    The order of the fields is the random stream: append new ones, for one in between would change all after
-    it and every published number (test_pins.py).
-    """
-
-    start: np.ndarray
-    y: np.ndarray
-    x: np.ndarray
-    flip: np.ndarray
-    frame: np.ndarray
-    other_y: np.ndarray
-    other_x: np.ndarray
-    other_flip: np.ndarray
-    turn: np.ndarray
-    first: np.ndarray
-    first_by: np.ndarray
-    second: np.ndarray
-    second_by: np.ndarray
-    hole_y: np.ndarray
-    hole_x: np.ndarray
-    area: np.ndarray
-    ratio: np.ndarray
-    brightness: np.ndarray
-    contrast: np.ndarray
-    saturation: np.ndarray
-    other_area: np.ndarray
-    other_ratio: np.ndarray
-    other_brightness: np.ndarray
-    other_contrast: np.ndarray
-    other_saturation: np.ndarray
+Their order is the random stream: append new ones, for one in between would change all after it and every
+published number (test_pins.py)."""
 
 
 def draws_of_step(seed: int, step: int, batch_size: int) -> Draws:
     rng = np.random.default_rng([seed, Stream.CLIPS, step])
-    return Draws(*rng.random((len(fields(Draws)), batch_size)))
+    return Draws(*rng.random((len(Draws._fields), batch_size)))
 
 
 def clip_frames(count: int, start: int, length: int) -> np.ndarray:

@@ -252,8 +252,8 @@ def check_finite(tensors: dict[str, Tensor], what: str) -> None:
     raise FloatingPointError(f"{what} {', '.join(bad[:3])}{more} is not finite")
 
 
-def train(p: Params) -> runs.Run:
-    """Train one run and evaluate it, or resume it where an earlier start stopped.
+def train(p: Params, show: Callable[[dict], object] = lambda row: None) -> runs.Run:
+    """Train one run and evaluate it, or resume it where an earlier start stopped; ``show`` gets each row.
 
     Raises:
         runs.RunError: the folder holds another run, or its split or classes are not those of the data.
@@ -261,8 +261,9 @@ def train(p: Params) -> runs.Run:
     """
     with distributed.joined(device(p)) as ranks, runs.open(p, ranks) as run:
         if not run.finished:
-            for _ in run.record(make_trainer(p, prepare(p), ranks)):
-                pass
+            for row in run.record(make_trainer(p, prepare(p), ranks)):
+                if ranks.first:
+                    show(row)
     return run
 
 

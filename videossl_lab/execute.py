@@ -13,8 +13,13 @@ from typing import TextIO
 import papermill
 import yaml
 from filelock import FileLock, Timeout
+from nbclient.exceptions import DeadKernelError
 
+from videossl_core.data import files
 from videossl_core.params import ROOT
+
+START_SECONDS = 600
+"""How long a kernel may take to start: minutes, where many load from one file system."""
 
 
 class Indented:
@@ -42,13 +47,24 @@ def execute(notebook: str, target: Path, shown: TextIO | None = None, **values) 
 
     Raises:
         PapermillExecutionError: a cell failed; the executed notebook ``target`` shows which.
+        RuntimeError: the kernel did not start, twice.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     source = ROOT / "notebooks" / f"{notebook}.ipynb"
     options = {"progress_bar": False, "stdout_file": Indented(shown) if shown else None}
     # The kernel logs errors only: it warns of each local connection.
-    papermill.execute_notebook(source, target, values, extra_arguments=["--log-level=40"], **options)
+    options |= {"extra_arguments": ["--log-level=40"], "start_timeout": START_SECONDS}
+    for last in (False, True):
+        try:
+            papermill.execute_notebook(source, target, values, **options)
+            break
+        except DeadKernelError:  # died while a cell ran
+            raise
+        except RuntimeError as error:  # did not start: others took its ports, or the disk is slow
+            if last:
+                raise RuntimeError(f"{target}: no kernel started, twice ({error})") from None
+            print(f"no kernel started ({error}): once more", flush=True)
     print(f"{time.perf_counter() - start:5.0f} s   {target}", flush=True)
 
 
@@ -80,7 +96,7 @@ def one_gpu(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         with suppress(Timeout):
-            held = FileLock(folder / f".gpu{i}.lock").acquire(timeout=0)
+            held = files.acquire(FileLock(folder / f".gpu{i}.lock"))
             break
     else:
         raise RuntimeError(f"all {count} GPUs of this machine are taken; run fewer (--resources gpu=N)")

@@ -40,7 +40,8 @@ class Grid:
             "fractions": sorted(set(table.label_pct[table.dataset == dataset])) or [10],
             "seeds": [0, 1, 2],
         }
-        only = {name: params.comma_list(str(config.get(name) or "")) for name in usual}
+        asked = {name: config[name] for name in usual if config.get(name) is not None}  # seed 0 too
+        only = {name: params.comma_list(str(asked.get(name, ""))) for name in usual}
         cells: dict[str, dict] = {}
         for block in blocks or [{name: values for name, values in only.items() if values}]:
             changes = {name: value for name, value in block.items() if name not in usual}

@@ -1,5 +1,6 @@
 """Writing files so that a reader never sees half of one, locking folders, hashing."""
 
+import errno
 import hashlib
 import multiprocessing
 import os
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 _PARTIAL = ".partial-"
 
@@ -26,7 +27,7 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         temporary.touch()
         yield temporary
-        with open(temporary, "rb") as f:
+        with open(temporary, "r+b") as f:  # Windows brings only what may be written to the disk
             os.fsync(f.fileno())
         os.replace(temporary, path)
     except OSError as error:
@@ -35,6 +36,17 @@ def atomic(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def acquire(lock: FileLock) -> AcquireReturnProxy:
+    """Take it now. Raises Timeout, or an OSError that says where there are no locks."""
+    try:
+        return lock.acquire(timeout=0)
+    except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            error.filename = lock.lock_file
+            error.strerror = "no locks in this file system: take outputs elsewhere, or mount it with -o flock"
+        raise
 
 
 class Busy(RuntimeError):
@@ -48,6 +60,7 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
     Raises:
         Busy: another process holds it, and ``wait`` is False.
         RuntimeError: this is a worker process that is still loading the script of its parent.
+        OSError: the file system has no locks.
     """
     # such a worker would wait for its own parent for ever
     if getattr(multiprocessing.current_process(), "_inheriting", False):
@@ -55,7 +68,7 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        acquire(lock)
     except Timeout:
         if not wait:
             raise Busy(f"{folder}: another process works here now; wait for it or take another") from None

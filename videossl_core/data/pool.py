@@ -17,6 +17,19 @@ class Lost(RuntimeError):
     """A job has no result: its process died, or it took longer than allowed."""
 
 
+def start_method() -> str:
+    """How worker processes start. Not by fork, for the child of a process that has already decoded video or
+    started threads may hang; Windows knows only spawn, which takes longer."""
+    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+
+
+def cores() -> int:
+    """How many CPU cores this job may use: on a cluster or in a container fewer than the machine has."""
+    from joblib import cpu_count  # knows affinity and a container's share; here, for it takes a while to load
+
+    return min(cpu_count(), int(os.environ.get("SLURM_CPUS_PER_TASK", cpu_count())))
+
+
 def map_unordered(
     function: Callable[[Any], Any],
     jobs: list,
@@ -29,10 +42,9 @@ def map_unordered(
     how many; one whose job takes longer than ``timeout(job)`` seconds is killed. The function runs in them,
     so it must be of a module, not of a notebook cell.
     """
-    # forkserver: forking a process that has already decoded video or started threads may hang the child
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([function.__module__])
-    workers = max(1, min(workers or os.cpu_count() or 1, len(jobs)))
+    context = multiprocessing.get_context(start_method())
+    context.set_forkserver_preload([function.__module__])  # other ways to start pass it over
+    workers = max(1, min(workers or cores(), len(jobs)))
     waiting = iter(jobs)
     running: dict[Future, Any] = {}
     with ProcessPool(workers, context=context) as pool:
