@@ -99,7 +99,7 @@ def test_published_costs(monkeypatch, published):
 def test_sentence_before_preparing(tiny, monkeypatch, tmp_path):
     p = tiny()
     index = datasets.read_index(p)
-    assert estimate.frames_per_video(index) == 32  # what the demo's videos have
+    assert estimate.frames_per_video(p, index) == 32  # what the demo's videos have
     assert estimate.of_index(p, index).startswith("42 videos: about ")
     monkeypatch.setattr(estimate, "ROOT", tmp_path)
     assert estimate.of_index(p, index) == "no estimate: no outputs/bench/bench.json: run make bench"

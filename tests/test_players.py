@@ -6,21 +6,21 @@ The right pictures are drawn with NumPy before they are encoded.
 import os
 import struct
 import tracemalloc
+import warnings
 from fractions import Fraction
 
 import av
 import numpy as np
 import pandas as pd
 import pytest
-from support.videos import encode
+from support.videos import INTRA, encode
 
 from videossl_core import params, prepare
-from videossl_core.data import codec, frames
+from videossl_core.data import codec, datasets, frames
 from videossl_core.data.frames import FrameStore, StoreSettings
 from videossl_lab import films
 
 SETTINGS = StoreSettings(frame_size=64, jpeg_quality=95, teacher_stride=8)
-INTRA = {"g": "1", "qp": "1"}
 
 
 def shown(path, **given) -> tuple[codec.Video, list[np.ndarray]]:
@@ -435,3 +435,18 @@ def test_implausible_length_is_refused_before_decoding(tmp_path, monkeypatch):
     monkeypatch.setattr(av.Packet, "decode", None, raising=False)
     with pytest.raises(codec.VideoError, match=r"implausible: 40 frames; cut it into parts"):
         list(codec.Video(path))
+
+
+def test_mixed_frame_rates_are_said(tmp_path):
+    """Sixteen frames of a 60 Hz camera last a quarter of those of a 15 Hz one."""
+    for name, milliseconds in (("slow", 66), ("usual", 40), ("usual too", 40), ("fast", 16)):
+        times = [n * milliseconds for n in range(50)]
+        for k in range(2):
+            encode(tmp_path / f"videos/{name}/{k}.mkv", numbered(50), times=times)
+    given = {"dataset": "rates", "source": "folder", "root": tmp_path / "videos", "outputs": tmp_path / "out"}
+    p = params.load(**given, frame_size=32, crop_size=32)
+    index = datasets.read_index(p)
+    with pytest.warns(UserWarning, match=r"15\.2 to 62\.5 frames per second \(50% are .* fps = 25 shows"):
+        prepare.decode_index(p, index)
+    with warnings.catch_warnings(action="error"):
+        prepare.decode_index(p.but(fps=25), index)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.helpers import TINY
+from support.videos import INTRA, encode
 
 from videossl_core import evaluation, params, predict, prepare, runs, training
 from videossl_core.data import codec
@@ -101,6 +102,24 @@ def test_nothing_to_predict(trained, tmp_path):
     assert predictions.table.predicted.isna().all()
     with pytest.raises(runs.RunError, match="train it first"):
         predict.predict_files(trained.but(seed=99), tmp_path / "bad.avi")
+
+
+@pytest.mark.slow
+def test_frame_rate_of_the_run(tmp_path):
+    """With ``fps`` a camera of twice the rate gets the same answer; a run keeps the rate it began with."""
+    p = params.load(**TINY, outputs=tmp_path / "out", fps=25)
+    training.train(p)
+    source = min((p.data_dir / "videos/test").rglob("*.mp4"))
+    pictures = [frame.to_ndarray(format="rgb24") for frame in codec.Video(source)]
+    times = range(0, 20 * 2 * len(pictures), 20)
+    encode(tmp_path / "slow.mkv", pictures, times=times[::2], **INTRA)
+    encode(tmp_path / "fast.mkv", np.repeat(pictures, 2, 0), times=times, rate=50, **INTRA)
+    slow, fast = (predict.predict_files(p, tmp_path / name).table for name in ("slow.mkv", "fast.mkv"))
+    columns = ["confidence", "margin", "clips"]
+    assert fast[columns].to_numpy() == pytest.approx(slow[columns].to_numpy())
+    assert fast.predicted[0] == slow.predicted[0]
+    with pytest.raises(runs.RunError, match="fps"):
+        training.train(p.but(fps=30, steps=p.steps))
 
 
 def test_spans_of_a_film(tmp_path):

@@ -95,7 +95,22 @@ def decode_index(p: Params, index: datasets.Index) -> tuple[FrameStore, pd.DataF
         )
     if len(rejected):
         warnings.warn(f"{count} are left out, see {path}", stacklevel=2)
+    _warn_of_frame_rates(p, store.table.fps[reasons.index[reasons == ""]])
     return store, rejected
+
+
+def _warn_of_frame_rates(p: Params, rates: pd.Series) -> None:
+    """``rates``: frames per second of the usable videos."""
+    if p.fps is None and rates.max() > 1.5 * rates.min():
+        median = rates.median()
+        off = ((rates - median).abs() > median / 10).mean()
+        seconds = " to ".join(f"{p.clip_frames / rate:.2g}" for rate in (rates.max(), rates.min()))
+        warnings.warn(
+            f"the videos have {rates.min():.3g} to {rates.max():.3g} frames per second ({off:.0%} are more "
+            f"than a tenth off the median, {median:.3g}): a clip of {p.clip_frames} frames lasts {seconds} s. "
+            f"fps = {median:.3g} shows all at one rate",
+            stacklevel=3,
+        )
 
 
 def choose_labels(p: Params, index: datasets.Index, rejected: pd.Series) -> pd.DataFrame:

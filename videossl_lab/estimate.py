@@ -82,15 +82,15 @@ def _macs(backbone: str, shortcut: str, width: float, frames: int, side: int, he
     return counter.get_total_flops() / 2 / len(clips)
 
 
-def frames_per_video(index: datasets.Index, sample: int = 12) -> float:
-    """Mean over a few videos, by their headers; 0 where none can be read."""
+def frames_per_video(p: Params, index: datasets.Index, sample: int = 12) -> float:
+    """Mean over a few videos, by their headers and the rate at which they are read; 0 where none can be."""
     counts = []
     for video in index.table.video[:: max(1, len(index.table) // sample)][:sample]:
         # any video that cannot be opened is left out, by whatever error PyAV has for it
         with suppress(Exception), codec.open_video(index.root / video) as container:
-            stream = container.streams.video[0]
-            seconds = (container.duration or 0) / av.time_base
-            counts.append(stream.frames or seconds * float(stream.average_rate or 25))
+            stream = codec.main_stream(container)
+            rate, seconds = codec.rate_of(stream), (container.duration or 0) / av.time_base
+            counts.append((stream.frames or seconds * rate) * (p.fps or rate) / rate / p.stride)
     return sum(counts) / len(counts) if counts else 0.0
 
 
@@ -118,7 +118,7 @@ def of_index(p: Params, index: datasets.Index) -> str:
         machine = rates()["machine"]
     except FileNotFoundError as error:
         return f"no estimate: {error}"
-    frames = frames_per_video(index)
+    frames = frames_per_video(p, index)
     if not frames:
         return "no estimate: none of a dozen videos could be read"
     return f"{cost(p, len(index.table), frames)}. Measured on {machine}; what is on disk is not done again."

@@ -5,6 +5,9 @@ from fractions import Fraction
 import av
 import numpy as np
 
+INTRA = {"g": "1", "qp": "1"}
+"""x264: every frame is a key frame, and nearly as it was."""
+
 
 def encode(
     path, pictures, codec_name="libx264", pix_fmt="yuv420p", times=None, ticks=1000, rate=25, **options
