@@ -107,8 +107,8 @@ def _warn_of_frame_rates(p: Params, rates: pd.Series) -> None:
         seconds = " to ".join(f"{p.clip_frames / rate:.2g}" for rate in (rates.max(), rates.min()))
         warnings.warn(
             f"the videos have {rates.min():.3g} to {rates.max():.3g} frames per second ({off:.0%} are more "
-            f"than a tenth off the median, {median:.3g}): a clip of {p.clip_frames} frames lasts {seconds} s. "
-            f"fps = {median:.3g} shows all at one rate",
+            f"than a tenth off the median, {median:.3g}): a clip of {p.clip_frames} frames lasts {seconds} "
+            f"s. fps = {median:.3g} shows all at one rate",
             stacklevel=3,
         )
 
