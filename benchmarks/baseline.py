@@ -5,6 +5,8 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -33,6 +35,26 @@ def make_videos(root: Path, count: int) -> None:
                 frame = av.VideoFrame.from_ndarray(noisy.clip(0, 255).astype(np.uint8), format="rgb24")
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
+
+
+def store_plainly(source: Path, target: Path) -> None:
+    """What data_prep does with a video, by PyAV and Pillow alone: the same JPEGs of a video without marks."""
+    with av.open(str(source)) as container, open(target, "wb") as out:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        small, large = VideoReformatter(), VideoReformatter()
+        for i, frame in enumerate(container.decode(stream)):
+            scale = 256 / min(frame.width, frame.height)
+            shapes = [(small, 136, 136, 136, 90)]
+            if i % 8 == 0:
+                shapes.append((large, round(frame.width * scale), round(frame.height * scale), 224, 92))
+            for by, width, height, side, quality in shapes:
+                pixels = by.reformat(
+                    frame, width, height, "rgb24", None, None, "AREA", threads=1
+                ).to_ndarray()
+                y, x = (height - side) // 2, (width - side) // 2
+                square = np.ascontiguousarray(pixels[y : y + side, x : x + side])
+                Image.fromarray(square).save(out, "JPEG", quality=quality, optimize=True)
 
 
 class Plain:

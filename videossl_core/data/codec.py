@@ -213,37 +213,44 @@ def _graph(frame: av.VideoFrame, filters: Iterable[tuple[str, str]]) -> Graph:
 
 
 class Scaler:
-    """Frames at any size as upright RGB pictures; set up once for all frames of a video at one size."""
+    """Frames as upright RGB pictures of one size; set up once for all frames of a video that are alike."""
 
     def __init__(self) -> None:
         self._resizer = VideoReformatter()
-        self._graphs: dict[tuple, Graph] = {}
+        self._kind: tuple = ()
 
     def __call__(self, frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
         """(H, W, 3) uint8: the frame at this size, then turned as its marks ask, HDR and wide colours as a
         BT.709 screen shows them, transparency over black. A format that cannot be converted is a VideoError.
         """
+        marks = frame.format.name, frame.color_trc, frame.color_primaries, frame.colorspace, frame.rotation
+        kind = width, height, frame.width, frame.height, *marks
         try:
-            if filters := _conversion(frame, width, height):
-                key = (filters, frame.width, frame.height, frame.format.name)
-                if key not in self._graphs:
-                    self._graphs = {key: _graph(frame, filters)}
-                self._graphs[key].vpush(frame)
-                resized = self._graphs[key].vpull()
+            if kind != self._kind:
+                self._set_up(frame, width, height)
+                self._kind = kind
+            if self._graph:
+                self._graph.vpush(frame)
+                resized = self._graph.vpull()
             else:
-                # where nothing is stated, players take pictures of more than standard definition for BT.709
-                large = frame.width >= 1280 or frame.height > 576
-                matrix = Colorspace.ITU709 if large and frame.colorspace in _UNSTATED else None
                 resized = self._resizer.reformat(
-                    frame, width, height, "rgb24", matrix, None, "AREA", threads=1
+                    frame, width, height, "rgb24", self._colours, None, "AREA", threads=1
                 )
         except (av.FFmpegError, ValueError) as error:
             raise VideoError(f"unreadable: cannot be converted to RGB ({error})") from None
-        a, b, c, d = _matrix(frame)
         picture = resized.to_ndarray()
-        if sideways(frame):
-            picture, a, d = picture.swapaxes(0, 1), c, b
-        return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+        return (picture.swapaxes(0, 1) if self._sideways else picture)[self._flips]
+
+    def _set_up(self, frame: av.VideoFrame, width: int, height: int) -> None:
+        filters = _conversion(frame, width, height)
+        self._graph = _graph(frame, filters) if filters else None
+        # where nothing is stated, players take pictures of more than standard definition for BT.709
+        large = frame.width >= 1280 or frame.height > 576
+        self._colours = Colorspace.ITU709 if large and frame.colorspace in _UNSTATED else None
+        a, b, c, d = _matrix(frame)
+        self._sideways = sideways(frame)
+        x, y = (c, b) if self._sideways else (a, d)
+        self._flips = slice(None, None, -1 if y < 0 else None), slice(None, None, -1 if x < 0 else None)
 
 
 def _conversion(frame: av.VideoFrame, width: int, height: int) -> tuple[tuple[str, str], ...]:

@@ -104,12 +104,12 @@ def _try_video(job: tuple[str, Path, Path, StoreSettings]) -> Row:
         if source.is_file():
             row = replace(row, source_sha256=files.sha256_of(source))
     try:
-        return replace(row, **_store_video(source, target, settings))
+        return replace(row, **store_video(source, target, settings))
     except codec.VideoError as error:
         return replace(row, reason=str(error))
 
 
-def _store_video(source: Path, target: Path, settings: StoreSettings) -> dict:
+def store_video(source: Path, target: Path, settings: StoreSettings) -> dict:
     """Decode one video into one file, in constant memory; what its row says about it.
 
     The whole picture is squeezed to ``frame_size`` squared (4.1: "resized to a spatial resolution at
