@@ -15,7 +15,10 @@ from videossl_core.data import files
 MAX_SIDE, MAX_FRAMES = 8192, 100_000
 """Larger videos are rejected: a damaged header can claim any size, and a clip needs no hour of video."""
 
-_FORMATS = "avi,mov,matroska,webm,mpegts,mpeg,mpegvideo,flv,asf,ogg,m4v,h264,hevc,ivf,rm,dv,mxf,nut,gif"
+_FORMATS = (
+    "avi,mov,matroska,webm,mpegts,mpeg,mpegvideo,flv,asf,ogg,m4v,h264,hevc,ivf,rm,dv,mxf,nut,gif,yuv4mpegpipe,"
+    "mjpeg,obu,wtv,gxf,dhav"
+)
 
 
 class VideoError(ValueError):

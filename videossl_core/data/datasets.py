@@ -7,10 +7,17 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from videossl_core.data.sources import SOURCES, DatasetError, alphabetical, open_root, videos_below
+from videossl_core.data.sources import (
+    SOURCES,
+    DatasetError,
+    alphabetical,
+    open_root,
+    passed_over,
+    videos_below,
+)
 from videossl_core.params import Params
 
-__all__ = ["SOURCES", "DatasetError", "alphabetical", "open_root", "videos_below"]
+__all__ = ["SOURCES", "DatasetError", "alphabetical", "open_root", "passed_over", "videos_below"]
 
 # to be looked at: absolute, not in its shortest form, control characters, bytes that are no UTF-8
 _UNUSUAL = re.compile(r"^/|//|/$|^$|(^|/)\.\.?(/|$)|[\\\x00-\x1f\x7f\ud800-\udfff]")

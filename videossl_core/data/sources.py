@@ -4,8 +4,8 @@ A new source is a function from parameters to a ``Listing``, and a row of SOURCE
 """
 
 import os
-import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -17,7 +17,13 @@ from videossl_core.data import demo, labels
 from videossl_core.data.files import read_lines
 from videossl_core.params import Params
 
-_VIDEO = re.compile(r"\.(avi|mp4|m4v|mkv|webm|mov|mpe?g|wmv|flv|ogv|m?ts|m2ts|3gp|3g2)\Z", re.IGNORECASE)
+_SUFFIXES = (
+    "264 265 360 3g2 3gp 3gpp asf avc avi dav dif divx dv dvr-ms evo f4v flv gif gxf h264 h265 hevc insv ivf "
+    "lrf lrv m1v m2p m2t m2ts m2v m4v mjpeg mjpg mk3d mkv mod mov mp4 mp4v mpe mpeg mpeg4 mpg mpv mts mxf "
+    "nut obu ogg ogm ogv ogx qt rm rmvb tod tp trp ts vob vro webm wm wmv wtv xvid y4m"
+)
+SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
+"""Of files that are looked at, in any case. ``codec`` opens the containers that they stand for."""
 
 Rows = list[tuple[str, str, str]]
 """(video, class name, split), the video as a POSIX path relative to the root, the split train or test."""
@@ -40,15 +46,35 @@ def _existing(folder: Path | None, what: str) -> Path:
     return folder
 
 
-def videos_below(folder: Path) -> list[str]:
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _files_below(folder: Path) -> list[str]:
     """Sorted relative paths. Links to folders are followed, but not in a circle; hidden ones are skipped."""
-    videos: list[Path] = []
-    for path, subfolders, names in os.walk(folder, followlinks=True):
+    files: list[Path] = []
+    for path, subfolders, names in os.walk(folder, onerror=_warn_unreadable, followlinks=True):
         parent = Path(path)
         above = {os.path.realpath(p) for p in (parent, *parent.parents)}
         subfolders[:] = [s for s in subfolders if s[0] != "." and os.path.realpath(parent / s) not in above]
-        videos += [parent / name for name in names if name[0] != "." and _VIDEO.search(name)]
-    return sorted(video.relative_to(folder).as_posix() for video in videos)
+        files += [parent / name for name in names if name[0] != "."]
+    return sorted(file.relative_to(folder).as_posix() for file in files)
+
+
+def _warn_unreadable(error: OSError) -> None:
+    warnings.warn(f"{error.filename}: passed over ({error.strerror})", stacklevel=4)
+
+
+def videos_below(folder: Path) -> list[str]:
+    """The relative paths of all files that have a video's suffix, sorted."""
+    return [name for name in _files_below(folder) if _suffix(name) in SUFFIXES]
+
+
+def passed_over(folder: Path, videos: Iterable[str]) -> str:
+    """How many files below the folder are none of these videos, by suffix, in a few words."""
+    others = set(_files_below(folder)) - set(videos)
+    counts = Counter(_suffix(name) or "without a suffix" for name in sorted(others))
+    return "passed over: " + (", ".join(f"{n} {suffix}" for suffix, n in counts.most_common()) or "nothing")
 
 
 def _subfolders(folder: Path) -> list[str]:
