@@ -6,6 +6,7 @@ It imports nothing of the project, neither torch nor pandas: a misspelt paramete
 import difflib
 import json
 import reprlib
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -39,8 +40,19 @@ def nearest(name: object, known: Iterable[str]) -> str:
     return f"; did you mean {match[0]!r}?" if match else ""
 
 
+def clean_name(name: str) -> str:
+    """As names of classes are compared: without spaces around, and with letters and their accents composed
+    (macOS takes them apart in names of files)."""
+    return unicodedata.normalize("NFC", name).strip()
+
+
 def comma_list(value: Any) -> Any:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    """Names from "a,b", ["a", "b"], or the number that papermill makes of a name like 7."""
+    if isinstance(value, str | int | float):
+        value = str(value).split(",")
+    if isinstance(value, list | tuple):
+        value = [name for part in value if (name := clean_name(str(part)))]
+    return value
 
 
 ProjectPath = Annotated[Path, AfterValidator(lambda path: (ROOT / path.expanduser()).resolve())]

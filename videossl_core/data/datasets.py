@@ -2,22 +2,27 @@
 
 import os
 import re
+import warnings
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from videossl_core.data import files
 from videossl_core.data.sources import (
     SOURCES,
     DatasetError,
     alphabetical,
+    arrange,
+    fold,
     open_root,
     passed_over,
     videos_below,
 )
-from videossl_core.params import Params
+from videossl_core.params import Params, clean_name, comma_list
 
-__all__ = ["SOURCES", "DatasetError", "alphabetical", "open_root", "passed_over", "videos_below"]
+__all__ = ["SOURCES", "DatasetError", "alphabetical", "arrange", "open_root", "passed_over", "videos_below"]
 
 # to be looked at: absolute, not in its shortest form, control characters, bytes that are no UTF-8
 _UNUSUAL = re.compile(r"^/|//|/$|^$|(^|/)\.\.?(/|$)|[\\\x00-\x1f\x7f\ud800-\udfff]")
@@ -46,19 +51,27 @@ def read_index(p: Params) -> Index:
     if p.tune and p.source != "ucf101":
         raise DatasetError("tune = True: only source = 'ucf101' has groups to hold out")
     root = open_root(p)
-    rows, classes = SOURCES[p.source](p)
-    all_classes = classes or alphabetical({name for _, name, _ in rows if name})
+    rows, listed = SOURCES[p.source](p)
     table = pd.DataFrame(rows, columns=["video", "class_name", "split"])
+    table["class_name"] = table.class_name.map(clean_name)
+    all_classes = comma_list(listed) or alphabetical({*table.class_name} - {""})
     table["video"] = [_below(root, video) for video in table.video]
+    if not all(map(str.isascii, table.video)):
+        table["video"] = table.video.map(files.spelled_as(videos_below(root)))
     if (double := table.video[table.video.duplicated()]).size:
         raise DatasetError(f"{double.iloc[0]} is listed twice ({len(double)} such videos)")
     classes = choose_classes(p, table, all_classes)
     table = table[table.class_name.isin([*classes, ""])].sort_values("video", ignore_index=True)
     for split in ("train", "test"):
         if not (table.split == split).any():
-            raise DatasetError(f"no {split} video of any class found below {root} (source = {p.source!r})")
-    first = table.drop_duplicates("class_name").set_index("class_name").video
-    present = [c for c in classes if os.path.isdir((root / first[c]).parent)]
+            where = f"{root} (source = {p.source!r}); {passed_over(root, table.video)}"
+            raise DatasetError(f"no {split} video of any class found below {where}")
+    warn_of_near_names(table.class_name[table.class_name != ""].value_counts().to_dict())
+    folders = {
+        (name, os.path.dirname(video)) for name, video in zip(table.class_name, table.video, strict=True)
+    }
+    found = {name for name, folder in folders if os.path.isdir(root / folder)}
+    present = [c for c in classes if c in found]
     if absent := [c for c in classes if c not in present]:
         count = f"{len(absent)} of {len(classes)} classes have no folder below {root}, such as {absent[0]}"
         others = f"To use the others: classes = {','.join(present)}" if present else "Is root right?"
@@ -79,6 +92,17 @@ def _below(root: Path, video: str) -> str:
     if _UNUSUAL.search(str(path)):  # by its characters, then
         raise DatasetError(f"{video!r}: the name has characters that no list can hold; rename it")
     return str(path)
+
+
+def warn_of_near_names(counts: dict[str, int]) -> None:
+    """``counts`` gives the videos of each class; a class that was written in two ways would be two."""
+    by_fold = defaultdict(list)
+    for name in sorted(counts):
+        by_fold[fold(name)].append(f"{name!r} ({counts[name]} videos)")
+    for names in by_fold.values():
+        if len(names) > 1:
+            what = "differ only by case, spaces, _ or -; if they are one class, give them one name"
+            warnings.warn(f"{' and '.join(names)} {what}", stacklevel=3)
 
 
 def choose_classes(p: Params, table: pd.DataFrame, all_classes: list[str]) -> list[str]:

@@ -4,18 +4,19 @@ A new source is a function from parameters to a ``Listing``, and a row of SOURCE
 """
 
 import os
+import re
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from videossl_core.data import demo, labels
+from videossl_core.data import demo, files, labels
 from videossl_core.data.files import read_lines
-from videossl_core.params import Params
+from videossl_core.params import Params, clean_name
 
 _SUFFIXES = (
     "264 265 360 3g2 3gp 3gpp asf avc avi dav dif divx dv dvr-ms evo f4v flv gif gxf h264 h265 hevc insv ivf "
@@ -52,13 +53,13 @@ def _suffix(name: str) -> str:
 
 def _files_below(folder: Path) -> list[str]:
     """Sorted relative paths. Links to folders are followed, but not in a circle; hidden ones are skipped."""
-    files: list[Path] = []
+    found: list[Path] = []
     for path, subfolders, names in os.walk(folder, onerror=_warn_unreadable, followlinks=True):
         parent = Path(path)
         above = {os.path.realpath(p) for p in (parent, *parent.parents)}
         subfolders[:] = [s for s in subfolders if s[0] != "." and os.path.realpath(parent / s) not in above]
-        files += [parent / name for name in names if name[0] != "."]
-    return sorted(file.relative_to(folder).as_posix() for file in files)
+        found += [parent / name for name in names if name[0] != "."]
+    return sorted(file.relative_to(folder).as_posix() for file in found)
 
 
 def _warn_unreadable(error: OSError) -> None:
@@ -77,8 +78,84 @@ def passed_over(folder: Path, videos: Iterable[str]) -> str:
     return "passed over: " + (", ".join(f"{n} {suffix}" for suffix, n in counts.most_common()) or "nothing")
 
 
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+def fold(name: str) -> str:
+    """What is left of a name without case, spaces, _ and -: two that share it may mean the same."""
+    return re.sub(r"[\s_-]", "", clean_name(name)).casefold()
+
+
+_SPLITS = {"train": "train training", "val": "val valid validate validation dev", "test": "test testing"}
+_SPLIT_OF = {name: split for split, names in _SPLITS.items() for name in names.split()}
+
+
+def _split_of(folder: str) -> str:
+    """train, val or test for a folder of such a name, as Training or test_set; empty for any other."""
+    return _SPLIT_OF.get(fold(folder).removesuffix("set"), "")
+
+
+def arrange(root: Path, videos: Iterable[str], classes: list[str] | None = None) -> Rows:
+    """Class and split of the videos by the folders that they lie in, ``<class>/`` or ``<split>/<class>/``.
+
+    The split is train, val, test, or empty for the first layout. A video that lies higher up is left out.
+    ``classes`` decides where the names of folders can be read in both ways.
+
+    Raises:
+        DatasetError: they can be read in both ways, or in none.
+    """
+    paths = [(video, folders) for video in videos if (folders := video.split("/")[:-1])]
+    tops = sorted({folders[0] for _, folders in paths})
+    nested = {folders[0] for _, folders in paths if len(folders) > 1}
+    splits = {top: split for top in tops if (split := _split_of(top))}
+    if classes and {*classes} <= {clean_name(top) for top in tops}:
+        splits = {}
+    depth = 1 if splits else 0
+    rows = [(video, clean_name(f[depth]), splits.get(f[0], "")) for video, f in paths if len(f) > depth]
+    others = ", ".join(top for top in tops if top not in splits)
+    flat = ", ".join(top for top in splits if top not in nested)
+    within = {folders[depth + 1] for _, folders in paths if len(folders) > depth + 1}
+    names = sorted({name for _, name, _ in rows})
+    named, all_named = ", ".join(splits), ",".join(tops)
+    problems = [
+        (
+            splits and others,
+            f"{named} look like splits, {others} like classes. Move one kind elsewhere; if all are classes: "
+            f"classes = {all_named}",
+        ),
+        (
+            flat,
+            f"no class folders in {flat}. Sort the videos into one folder per class, move those without a "
+            "class elsewhere, or list them in a CSV (source = csv)",
+        ),
+        (
+            len({*splits.values()}) < len(splits),
+            f"among {named} are two folders for the same split. Put their class folders into one",
+        ),
+        (
+            splits and "train" not in splits.values(),
+            f"{named}, but no folder train. Add it; if these are classes: classes = {all_named}",
+        ),
+        (
+            len(names) == 1 and len(within) > 1 and not classes,
+            f"{', '.join(names[:1])} would be the only class, with folders as {', '.join(sorted(within)[:3])}. "
+            "If these are classes or splits, set root to the folder that holds them, or move them up",
+        ),
+    ]
+    for wrong, message in problems:
+        if wrong:
+            raise DatasetError(f"{root}: {message}")
+    return rows
+
+
+def _arranged(p: Params) -> Rows:
+    """The videos below the root by their folders; a warning names the folders that hold none."""
+    root, videos = p.videos_dir, videos_below(p.videos_dir)
+    rows = arrange(root, videos, p.classes)
+    used = {str(parent) for video in videos for parent in PurePosixPath(video).parents}
+    levels = ("*", "*/*") if any(split for *_, split in rows) else ("*",)
+    folders = [f.relative_to(root) for level in levels for f in sorted(root.glob(level)) if f.is_dir()]
+    empty = [str(f) for f in folders if str(f.parent) in used and str(f) not in used and f.name[0] != "."]
+    if empty:
+        warnings.warn(f"{root}: no video in {', '.join(empty)}: passed over", stacklevel=2)
+    return rows
 
 
 def alphabetical(names: Iterable[str]) -> list[str]:
@@ -141,26 +218,28 @@ def _kinetics(p: Params) -> Listing:
     """Folder per class below train/ and val/ (any case), or the official CSVs in ``lists``.
 
     A CSV has the columns label, youtube_id, time_start, time_end, split; its videos are
-    ``<split>/<label>/<youtube_id>_<start>_<end>.mp4`` with six digits each. Tested on is the validation
-    split, as in the paper (4.2.2), or the test split where there is no other.
+    ``<youtube_id>_<start>_<end>`` with six digits each and any suffix, in the folder of the split or in a
+    class's below it. Tested on is the validation split, as in the paper (4.2.2), or the test split where
+    there is no other.
     """
-    held_out = ("val", "validate", "test")
+    held_out = ("val", "test")
     if p.lists is None:
-        return _split_folders(p.videos_dir, held_out)
-    folders = {f.lower(): f for f in _subfolders(p.videos_dir)}
+        return _tested_on(held_out, _arranged(p), p.videos_dir)
+    existing = defaultdict(list)
+    for video in videos_below(p.videos_dir):
+        existing[PurePosixPath(video).stem, _split_of(video.split("/")[0])].append(video)
     rows = []
     for path in sorted(p.lists.glob("*.csv")) or [p.lists]:
-        cells = _read_csv(path, ["label", "youtube_id", "time_start", "time_end", "split"])
-        for n, (label, youtube_id, start, end, split) in enumerate(cells, 2):
+        for n, cells in _read_csv(path, ["label", "youtube_id", "time_start", "time_end", "split"]):
+            label, youtube_id, start, end, split = cells
             if not (label and youtube_id and start.isdecimal() and end.isdecimal()):
                 raise DatasetError(f"{path} line {n}: needs a label, a youtube_id and whole seconds as times")
-            role = split.lower()
-            if role not in ("train", *held_out):
-                raise DatasetError(f"{path} line {n}: split {split!r} is not train, {', '.join(held_out)}")
-            folder = folders.get(role, folders.get(role[:3], split))
-            subfolder = label if os.path.isdir(p.videos_dir / folder / label) else label.replace(" ", "_")
-            name = f"{youtube_id}_{int(start):06d}_{int(end):06d}.mp4"
-            rows.append((f"{folder}/{subfolder}/{name}", label, role))
+            if (role := _split_of(split)) == "":
+                raise DatasetError(f"{path} line {n}: split {split!r} is not train, validate or test")
+            name = f"{youtube_id}_{int(start):06d}_{int(end):06d}"
+            # a missing one is rejected by the name that it would have
+            videos = existing[name, role] or existing[name, ""] or [f"{split}/{label}/{name}.mp4"]
+            rows.append((videos[0], label, role))
     return _tested_on(held_out, rows, p.lists)
 
 
@@ -174,31 +253,37 @@ def _tested_on(held_out: tuple[str, ...], rows: Rows, where: Path) -> Listing:
     return Listing([(video, name, roles[split]) for video, name, split in rows if split in roles])
 
 
-def _read_csv(path: Path, columns: list[str], optional: tuple[str, ...] = ()) -> list[list[str]]:
-    """The cells of these columns, row by row; those of a missing optional column are empty."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors too
-        raise DatasetError(f"{path}: not readable as CSV: {error}") from None
-    if missing := [c for c in columns if c not in table.columns]:
-        raise DatasetError(f"{path}: no column {', '.join(missing)}; it has {', '.join(table.columns)}")
-    return table.reindex(columns=[*columns, *optional], fill_value="").to_numpy().tolist()
-
-
-def _split_folders(root: Path, held_out: tuple[str, ...]) -> Listing:
-    """Class folders below train/ and one of these folders, in any case."""
-    paths = [(video, video.split("/")) for video in videos_below(root)]
-    rows = [(video, parts[1], parts[0].lower()) for video, parts in paths if len(parts) > 2]
-    return _tested_on(held_out, rows, root)
+def _read_csv(
+    path: Path, columns: list[str], optional: tuple[str, ...] = ()
+) -> Iterator[tuple[int, list[str]]]:
+    """Line number and the cells of these columns, row by row; of a missing optional one empty."""
+    (_, header), *rows = files.read_csv(path) or [(1, [])]
+    names = [name.strip().lower() for name in header]
+    if missing := [c for c in columns if c not in names]:
+        found = f"it has {', '.join(header)}" if names else "it is empty"
+        raise DatasetError(
+            f"{path}: no column {', '.join(missing)}; {found}. Separate them by , or ; or tabs"
+        )
+    for n, cells in rows:
+        if len(cells) > len(header):
+            raise DatasetError(
+                f"{path} line {n}: {len(cells)} cells instead of {len(header)}; {files.QUOTED}"
+            )
+        row = dict(zip(names, cells, strict=False))
+        yield n, [row.get(name, "").strip() for name in (*columns, *optional)]
 
 
 def _folder(p: Params) -> Listing:
-    """Class folders below train/ and test/ or val/, or right below the root with a seeded held-out part."""
-    names = {name.lower() for name in _subfolders(p.videos_dir)}
-    if "train" in names and names <= {"train", "test", "val"}:
-        return _split_folders(p.videos_dir, ("test", "val"))
-    rows = [(video, video.split("/")[0], "") for video in videos_below(p.videos_dir) if "/" in video]
-    return _hold_out(rows, p.test_pct)
+    """Class folders below folders of splits, or right below the root with a seeded held-out part."""
+    rows = _arranged(p)
+    splits = {split for *_, split in rows}
+    if splits == {"train"}:
+        warnings.warn(
+            f"{p.videos_dir}: only a training folder; {p.test_pct:g} % of it is held out", stacklevel=2
+        )
+    if splits <= {"train", ""}:
+        return _hold_out([(video, name, "") for video, name, _ in rows], p.test_pct)
+    return _tested_on(("test", "val"), rows, p.videos_dir)
 
 
 def _csv(p: Params) -> Listing:
@@ -206,7 +291,7 @@ def _csv(p: Params) -> Listing:
     if p.lists is None:
         raise DatasetError("source = 'csv' needs lists, the CSV file with the columns video, label[, split]")
     rows = []
-    for n, (video, label, split) in enumerate(_read_csv(p.lists, ["video", "label"], ("split",)), 2):
+    for n, (video, label, split) in _read_csv(p.lists, ["video", "label"], ("split",)):
         if not video or not label or split not in ("", "train", "test"):
             raise DatasetError(f"{p.lists} line {n}: needs a video, a label, and train, test or no split")
         rows.append((video, label, split))
@@ -226,12 +311,13 @@ def _hold_out(rows: Rows, test_pct: float) -> Listing:
 
 def _annotated(p: Params) -> Listing:
     """A folder of videos, most of them without a label, and the CSV of ``labels`` made in annotate.ipynb."""
-    in_file = labels.read(p.labels_file, p.classes, p.test_pct)
+    videos = videos_below(p.videos_dir)
+    in_file = labels.read(p.labels_file, p.classes, p.test_pct, videos)
     rows = [(video, name, split) for video, (name, split) in in_file.items() if split != "skip"]
     for needed, kind in (("train", "labelled"), ("test", "held-out")):
         if not any(split == needed for *_, split in rows):
             raise DatasetError(f"{p.labels_file}: no {kind} video yet; label some in annotate.ipynb")
-    others = [(video, "", "train") for video in videos_below(p.videos_dir) if video not in in_file]
+    others = [(video, "", "train") for video in videos if video not in in_file]
     return Listing(rows + others, p.classes)
 
 
@@ -244,7 +330,7 @@ def open_root(p: Params) -> Path:
 
 
 SOURCES: dict[str | None, Callable[[Params], Listing]] = {
-    "demo": lambda p: _split_folders(p.videos_dir, ("test",)),
+    "demo": _folder,
     "ucf101": _ucf101,
     "hmdb51": _hmdb51,
     "kinetics": _kinetics,
