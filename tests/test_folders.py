@@ -124,11 +124,11 @@ def test_layout(videos, splits):
         (["test/1.mp4", *PLAIN], "test look like splits, cat, dog like classes"),
         (["train/1.mp4", "valid/2.mp4"], "no class folders in train, valid.*source = csv"),
         ([*TWO, "test/3.mp4"], "no class folders in test"),
-        ([*TWO, "val/cat/3.mp4", "valid/cat/4.mp4"], "among train, val, valid are two folders for the same"),
-        (["val/cat/3.mp4", "test/cat/4.mp4"], "test, val, but no folder train"),
-        ([f"data/{video}" for video in PLAIN], "data would be the only class, with folders as cat, dog"),
-        ([f"data/{video}" for video in [*TWO, "test/cat/3.mp4"]], "set root to the folder that holds them"),
-        (["train/videos/cat/1.mp4", "test/videos/dog/2.mp4"], "videos would be the only class"),
+        ([*TWO, "val/cat/3.mp4", "valid/cat/4.mp4"], "of train, val, valid two are for the same split"),
+        (["val/cat/3.mp4", "test/cat/4.mp4"], "no folder train beside test, val"),
+        ([f"data/{video}" for video in PLAIN], "only one class, data, with folders as cat, dog; set root"),
+        ([f"data/{video}" for video in [*TWO, "test/cat/3.mp4"]], "set root to the folder that holds"),
+        (["train/videos/cat/1.mp4", "test/videos/dog/2.mp4"], "only one class, videos, with folders as cat"),
     ],
 )
 def test_layout_that_cannot_be_decided(videos, message):

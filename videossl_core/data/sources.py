@@ -79,7 +79,7 @@ def passed_over(folder: Path, videos: Iterable[str]) -> str:
 
 
 def fold(name: str) -> str:
-    """What is left of a name without case, spaces, _ and -: two that share it may mean the same."""
+    """The name without case, spaces, _ and -."""
     return re.sub(r"[\s_-]", "", clean_name(name)).casefold()
 
 
@@ -103,45 +103,27 @@ def arrange(root: Path, videos: Iterable[str], classes: list[str] | None = None)
     """
     paths = [(video, folders) for video in videos if (folders := video.split("/")[:-1])]
     tops = sorted({folders[0] for _, folders in paths})
-    nested = {folders[0] for _, folders in paths if len(folders) > 1}
-    splits = {top: split for top in tops if (split := _split_of(top))}
-    if classes and {*classes} <= {clean_name(top) for top in tops}:
-        splits = {}
+    named = classes and {*classes} <= {clean_name(top) for top in tops}
+    splits = {top: split for top in tops if (split := _split_of(top)) and not named}
     depth = 1 if splits else 0
     rows = [(video, clean_name(f[depth]), splits.get(f[0], "")) for video, f in paths if len(f) > depth]
-    others = ", ".join(top for top in tops if top not in splits)
-    flat = ", ".join(top for top in splits if top not in nested)
-    within = {folders[depth + 1] for _, folders in paths if len(folders) > depth + 1}
-    names = sorted({name for _, name, _ in rows})
-    named, all_named = ", ".join(splits), ",".join(tops)
-    problems = [
-        (
-            splits and others,
-            f"{named} look like splits, {others} like classes. Move one kind elsewhere; if all are classes: "
-            f"classes = {all_named}",
+    others = [top for top in tops if splits and top not in splits]
+    flat = [top for top in splits if all(len(f) == 1 for _, f in paths if f[0] == top)]
+    within = sorted({f[depth + 1] for _, f in paths if len(f) > depth + 1})
+    names, comma = sorted({name for _, name, _ in rows}), ", ".join
+    problems = {
+        f"{comma(splits)} look like splits, {comma(others)} like classes; move one kind elsewhere": others,
+        f"no class folders in {comma(flat)}; make them, or list the videos in a CSV (source = csv)": flat,
+        f"of {comma(splits)} two are for the same split; put their class folders into one": (
+            len({*splits.values()}) < len(splits)
         ),
-        (
-            flat,
-            f"no class folders in {flat}. Sort the videos into one folder per class, move those without a "
-            "class elsewhere, or list them in a CSV (source = csv)",
-        ),
-        (
-            len({*splits.values()}) < len(splits),
-            f"among {named} are two folders for the same split. Put their class folders into one",
-        ),
-        (
-            splits and "train" not in splits.values(),
-            f"{named}, but no folder train. Add it; if these are classes: classes = {all_named}",
-        ),
-        (
-            len(names) == 1 and len(within) > 1 and not classes,
-            f"{', '.join(names[:1])} would be the only class, with folders as {', '.join(sorted(within)[:3])}. "
-            "If these are classes or splits, set root to the folder that holds them, or move them up",
-        ),
-    ]
-    for wrong, message in problems:
-        if wrong:
-            raise DatasetError(f"{root}: {message}")
+        f"no folder train beside {comma(splits)}": splits and "train" not in splits.values(),
+        f"only one class, {comma(names)}, with folders as {comma(within[:3])}; set root to the folder that "
+        "holds the classes or splits": len(names) == 1 and len(within) > 1 and not classes,
+    }
+    for problem, holds in problems.items():
+        if holds:
+            raise DatasetError(f"{root}: {problem}. Or name the classes: classes = {','.join(tops)}")
     return rows
 
 
