@@ -105,20 +105,29 @@ def given(cells: list[str], namespace: dict[str, Any], model: type[AnyParams] = 
     """The values, by name, from the source of every cell that ran before, oldest first, and the kernel's
     namespace, for values that are not written out.
 
-    Three kinds of cells count, each only if it does nothing but assign: the last that sets several parameters
-    (the notebook's own), the last after it that papermill injected, and all that follow the first or were run
-    right before the check.
+    Cells count that do nothing but assign: those that set several parameters (the notebook's own), unless a
+    later one sets all of them again, the last after it that papermill injected, and all that follow the first
+    or were run right before the check. Of a cell that does more, those parameters count that it set before
+    the first check.
 
     Raises:
         ParameterError: no cell sets a parameter.
     """
     known = {*model.model_fields, "base"}
     # a check that is run again looks at what stands before the first one
-    cells = [cell for cell in cells if "notebook.parameters(" not in cell]
+    checks = [i for i, cell in enumerate(cells) if "notebook.parameters(" in cell]
+    unchecked = cells[: min(checks, default=len(cells))]
+    cells = [cell for i, cell in enumerate(cells) if i not in checks]
     assigned = [_assignments(cell, namespace) for cell in cells]
+    for i, cell in enumerate(unchecked):
+        if assigned[i] is None:
+            assigned[i] = {name: namespace[name] for name in known & _stored(cell) & namespace.keys()} or None
     several = [i for i, names in enumerate(assigned) if names and len(known & names.keys()) > 1]
     injected = {i for i, cell in enumerate(cells) if cell.lstrip().startswith("# Parameters\n")}
-    own = max({*several} - injected, default=min(several, default=0))
+    plain = [i for i in several if i not in injected]
+    sets = {i: known & (assigned[i] or {}).keys() for i in plain}
+    plain = [i for i in plain if not any(sets[i] <= sets[j] for j in plain if j > i)]
+    own = min(plain, default=min(several, default=0))
     injected = sorted(i for i in injected if i > own)
     others = [i for i in range(own + 1, len(cells)) if assigned[i] is None]
     first, last = min(others, default=len(cells)), max(others, default=own - 1)
@@ -131,14 +140,24 @@ def given(cells: list[str], namespace: dict[str, Any], model: type[AnyParams] = 
     return values
 
 
+def _parse(cell: str) -> ast.Module | None:
+    with suppress(SyntaxError):
+        return ast.parse("\n".join("" if line[:1] in "%!" else line for line in cell.splitlines()))
+    return None
+
+
+def _stored(cell: str) -> set[str]:
+    """All names that a cell gives a value, wherever in it."""
+    tree = _parse(cell)
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)] if tree else []
+    return {node.id for node in names if isinstance(node.ctx, ast.Store)}
+
+
 def _assignments(cell: str, namespace: dict[str, Any]) -> dict[str, Any] | None:
     """Names and values of a cell that does nothing but assign, else None; lines of magic are passed over."""
-    try:
-        body = ast.parse("\n".join("" if line[:1] in "%!" else line for line in cell.splitlines())).body
-    except SyntaxError:
-        return None
+    tree = _parse(cell)
     values: dict[str, Any] = {}
-    for node in body:
+    for node in tree.body if tree else [None]:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue  # a docstring
         if not isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from videossl_core.params import places
+
 _PARTIAL = ".partial-"
 
 UNGUARDED = (
@@ -91,11 +93,13 @@ def sha256_of(path: str | Path) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The content of a text file; a ValueError names one that is not text."""
+    """The content of a text file; a ValueError names one that is not text, a FileNotFoundError none."""
     try:
         with open(path, "rb") as f:  # spreadsheets write "Unicode text" in UTF-16
             encoding = "utf-16" if f.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
         return path.read_text(encoding=encoding)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(error.errno, f"{error.strerror} ({places()})", str(path)) from None
     except (UnicodeError, IsADirectoryError) as error:
         raise ValueError(f"{path}: not a text file in UTF-8; save it as that ({error})") from None
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from videossl_core.data import demo, files, labels
 from videossl_core.data.files import read_lines
-from videossl_core.params import Params, clean_name
+from videossl_core.params import Params, clean_name, places
 
 _SUFFIXES = (
     "264 265 360 3g2 3gp 3gpp asf avc avi dav dif divx dv dvr-ms evo f4v flv gif gxf h264 h265 hevc insv ivf "
@@ -43,7 +43,7 @@ class DatasetError(ValueError):
 
 def _existing(folder: Path | None, what: str) -> Path:
     if folder is None or not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder ({what})")
+        raise DatasetError(f"{folder}: no such folder ({what}); {places()}")
     return folder
 
 
@@ -134,7 +134,8 @@ def _arranged(p: Params) -> Rows:
     used = {str(parent) for video in videos for parent in PurePosixPath(video).parents}
     levels = ("*", "*/*") if any(split for *_, split in rows) else ("*",)
     folders = [f.relative_to(root) for level in levels for f in sorted(root.glob(level)) if f.is_dir()]
-    empty = [str(f) for f in folders if str(f.parent) in used and str(f) not in used and f.name[0] != "."]
+    empty = [f.as_posix() for f in folders if f.parent.as_posix() in used and f.name[0] != "."]
+    empty = [folder for folder in empty if folder not in used]
     if empty:
         warnings.warn(f"{root}: no video in {', '.join(empty)}: passed over", stacklevel=2)
     return rows
@@ -239,7 +240,10 @@ def _read_csv(
     path: Path, columns: list[str], optional: tuple[str, ...] = ()
 ) -> Iterator[tuple[int, list[str]]]:
     """Line number and the cells of these columns, row by row; of a missing optional one empty."""
-    (_, header), *rows = files.read_csv(path) or [(1, [])]
+    try:
+        (_, header), *rows = files.read_csv(path) or [(1, [])]
+    except (ValueError, OSError) as error:
+        raise DatasetError(str(error)) from None
     names = [name.strip().lower() for name in header]
     if missing := [c for c in columns if c not in names]:
         found = f"it has {', '.join(header)}" if names else "it is empty"
