@@ -13,7 +13,7 @@ import pytest
 import yaml
 from papermill.inspection import inspect_notebook
 
-from videossl_core import methods, models, params, predict, teacher
+from videossl_core import __main__, methods, models, params, predict, teacher
 from videossl_core.data import sources, splits
 from videossl_core.params import ROOT, ParameterError, Params, WhichRun
 from videossl_lab import notebook
@@ -233,6 +233,22 @@ def test_numbers_that_are_names(stands, name, value, expected):
     assert params.load(dataset="mine", base=2024).steps == 7
     with pytest.raises(ParameterError, match="device = '0'"):
         params.load(device=0)
+
+
+def test_words_of_a_shell(monkeypatch):
+    """``python -m videossl_core`` takes 01 for a name, and reads numbers, truth and nothing as they are."""
+    load, words = (
+        params.load,
+        "variant 01 steps 7 lr 1e-2 tune false classes null num_workers None hflip True",
+    )
+    pairs = zip(*[iter(words.split())] * 2, strict=True)
+    monkeypatch.setattr(sys, "argv", ["train", *(word for pair in pairs for word in ("-p", *pair))])
+    loaded = []
+    monkeypatch.setattr(params, "load", lambda **given: loaded.append(load(**given)) or sys.exit())
+    with pytest.raises(SystemExit):
+        __main__.main()
+    p = load(variant="01", steps=7, lr=0.01, tune=False, hflip=True)
+    assert loaded == [p]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda f: f.stem)

@@ -2,27 +2,16 @@
 
 import os
 import re
-import warnings
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from videossl_core.data import files
-from videossl_core.data.sources import (
-    SOURCES,
-    DatasetError,
-    alphabetical,
-    arrange,
-    fold,
-    open_root,
-    passed_over,
-    videos_below,
-)
+from videossl_core.data import files, sources
+from videossl_core.data.sources import SOURCES, DatasetError, alphabetical, open_root, videos_below
 from videossl_core.params import Params, clean_name, comma_list
 
-__all__ = ["SOURCES", "DatasetError", "alphabetical", "arrange", "open_root", "passed_over", "videos_below"]
+__all__ = ["SOURCES", "DatasetError", "alphabetical", "open_root", "videos_below"]
 
 # to be looked at: absolute, not in its shortest form, control characters, bytes that are no UTF-8
 _UNUSUAL = re.compile(r"^/|//|/$|^$|(^|/)\.\.?(/|$)|[\\\x00-\x1f\x7f\ud800-\udfff]")
@@ -64,12 +53,10 @@ def read_index(p: Params) -> Index:
     table = table[table.class_name.isin([*classes, ""])].sort_values("video", ignore_index=True)
     for split in ("train", "test"):
         if not (table.split == split).any():
-            where = f"{root} (source = {p.source!r}); {passed_over(root, table.video)}"
+            where = f"{root} (source = {p.source!r}); {sources.passed_over(root, table.video)}"
             raise DatasetError(f"no {split} video of any class found below {where}")
-    warn_of_near_names(table.class_name[table.class_name != ""].value_counts().to_dict())
-    folders = {
-        (name, os.path.dirname(video)) for name, video in zip(table.class_name, table.video, strict=True)
-    }
+    sources.warn_of_near_names(table.class_name[table.class_name != ""].value_counts().to_dict())
+    folders = set(zip(table.class_name, table.video.map(os.path.dirname), strict=True))
     found = {name for name, folder in folders if os.path.isdir(root / folder)}
     present = [c for c in classes if c in found]
     if absent := [c for c in classes if c not in present]:
@@ -92,17 +79,6 @@ def _below(root: Path, video: str) -> str:
     if _UNUSUAL.search(str(path)):  # by its characters, then
         raise DatasetError(f"{video!r}: the name has characters that no list can hold; rename it")
     return str(path)
-
-
-def warn_of_near_names(counts: dict[str, int]) -> None:
-    """``counts`` gives the videos of each class; a class that was written in two ways would be two."""
-    by_fold = defaultdict(list)
-    for name in sorted(counts):
-        by_fold[fold(name)].append(f"{name!r} ({counts[name]} videos)")
-    for names in by_fold.values():
-        if len(names) > 1:
-            what = "differ only by case, spaces, _ or -; if they are one class, give them one name"
-            warnings.warn(f"{' and '.join(names)} {what}", stacklevel=3)
 
 
 def choose_classes(p: Params, table: pd.DataFrame, all_classes: list[str]) -> list[str]:

@@ -110,15 +110,13 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     return [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
-QUOTED = 'a name that holds the separator is put between " and "'
-
-
 def read_csv(path: Path) -> list[tuple[int, list[str]]]:
-    """The rows of a CSV that are not empty, with their line numbers. As spreadsheets have it, semicolons or
-    tabs may separate the cells, and empty ones may follow those of the first row.
+    """The rows of a CSV that are not empty, with their line numbers; each has as many cells as the first. As
+    spreadsheets have it, semicolons or tabs may separate the cells, and empty ones may follow those.
 
     Raises:
-        ValueError: it is not text, or the quotes do not match; the message names the file and the line.
+        ValueError: it is not text, a row has more or fewer cells, or quotes do not match; file and line are
+            named.
     """
     text = read_text(path)
     first = next(filter(str.strip, text.splitlines()), "")
@@ -127,11 +125,15 @@ def read_csv(path: Path) -> list[tuple[int, list[str]]]:
     rows: list[tuple[int, list[str]]] = []
     try:
         for cells in filter(any, reader):
-            while not cells[-1] and (not rows or len(cells) > len(rows[0][1])):
+            header = rows[0][1] if rows else []
+            while not cells[-1] and len(cells) > len(header):
                 cells.pop()
+            if rows and len(cells) != len(header):
+                what = f"{len(cells)} cells instead of {len(header)} ({delimiter.join(header)})"
+                raise csv.Error(f'{what}; a name that holds {delimiter!r} is put between " and "')
             rows.append((reader.line_num, cells))
     except csv.Error as error:
-        raise ValueError(f"{path} line {reader.line_num}: not readable as CSV ({error})") from None
+        raise ValueError(f"{path} line {reader.line_num}: not readable as CSV: {error}") from None
     return rows
 
 

@@ -47,14 +47,14 @@ def _existing(folder: Path | None, what: str) -> Path:
     return folder
 
 
-def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
-
-
 def _files_below(folder: Path) -> list[str]:
     """Sorted relative paths. Links to folders are followed, but not in a circle; hidden ones are skipped."""
+
+    def warn(error: OSError) -> None:
+        warnings.warn(f"{error.filename}: passed over ({error.strerror})", stacklevel=4)
+
     found: list[Path] = []
-    for path, subfolders, names in os.walk(folder, onerror=_warn_unreadable, followlinks=True):
+    for path, subfolders, names in os.walk(folder, onerror=warn, followlinks=True):
         parent = Path(path)
         above = {os.path.realpath(p) for p in (parent, *parent.parents)}
         subfolders[:] = [s for s in subfolders if s[0] != "." and os.path.realpath(parent / s) not in above]
@@ -62,23 +62,19 @@ def _files_below(folder: Path) -> list[str]:
     return sorted(file.relative_to(folder).as_posix() for file in found)
 
 
-def _warn_unreadable(error: OSError) -> None:
-    warnings.warn(f"{error.filename}: passed over ({error.strerror})", stacklevel=4)
-
-
 def videos_below(folder: Path) -> list[str]:
     """The relative paths of all files that have a video's suffix, sorted."""
-    return [name for name in _files_below(folder) if _suffix(name) in SUFFIXES]
+    return [name for name in _files_below(folder) if PurePosixPath(name).suffix.lower() in SUFFIXES]
 
 
 def passed_over(folder: Path, videos: Iterable[str]) -> str:
     """How many files below the folder are none of these videos, by suffix, in a few words."""
-    others = set(_files_below(folder)) - set(videos)
-    counts = Counter(_suffix(name) or "without a suffix" for name in sorted(others))
+    others = sorted(set(_files_below(folder)) - set(videos))
+    counts = Counter(PurePosixPath(name).suffix.lower() or "without a suffix" for name in others)
     return "passed over: " + (", ".join(f"{n} {suffix}" for suffix, n in counts.most_common()) or "nothing")
 
 
-def fold(name: str) -> str:
+def _fold(name: str) -> str:
     """The name without case, spaces, _ and -."""
     return re.sub(r"[\s_-]", "", clean_name(name)).casefold()
 
@@ -89,7 +85,7 @@ _SPLIT_OF = {name: split for split, names in _SPLITS.items() for name in names.s
 
 def _split_of(folder: str) -> str:
     """train, val or test for a folder of such a name, as Training or test_set; empty for any other."""
-    return _SPLIT_OF.get(fold(folder).removesuffix("set"), "")
+    return _SPLIT_OF.get(_fold(folder).removesuffix("set"), "")
 
 
 def arrange(root: Path, videos: Iterable[str], classes: list[str] | None = None) -> Rows:
@@ -131,14 +127,24 @@ def _arranged(p: Params) -> Rows:
     """The videos below the root by their folders; a warning names the folders that hold none."""
     root, videos = p.videos_dir, videos_below(p.videos_dir)
     rows = arrange(root, videos, p.classes)
-    used = {str(parent) for video in videos for parent in PurePosixPath(video).parents}
+    used = {parent for video in videos for parent in Path(video).parents}
     levels = ("*", "*/*") if any(split for *_, split in rows) else ("*",)
-    folders = [f.relative_to(root) for level in levels for f in sorted(root.glob(level)) if f.is_dir()]
-    empty = [f.as_posix() for f in folders if f.parent.as_posix() in used and f.name[0] != "."]
-    empty = [folder for folder in empty if folder not in used]
+    folders = {f.relative_to(root) for level in levels for f in root.glob(level) if f.is_dir()} - used
+    empty = sorted(f.as_posix() for f in folders if f.parent in used and f.name[0] != ".")
     if empty:
         warnings.warn(f"{root}: no video in {', '.join(empty)}: passed over", stacklevel=2)
     return rows
+
+
+def warn_of_near_names(counts: dict[str, int]) -> None:
+    """``counts`` gives the videos of each class; a class that was written in two ways would be two."""
+    by_fold = defaultdict(list)
+    for name in sorted(counts):
+        by_fold[_fold(name)].append(f"{name!r} ({counts[name]} videos)")
+    for names in by_fold.values():
+        if len(names) > 1:
+            what = "differ only by case, spaces, _ or -; if they are one class, give them one name"
+            warnings.warn(f"{' and '.join(names)} {what}", stacklevel=3)
 
 
 def alphabetical(names: Iterable[str]) -> list[str]:
@@ -214,7 +220,7 @@ def _kinetics(p: Params) -> Listing:
     rows = []
     for path in sorted(p.lists.glob("*.csv")) or [p.lists]:
         for n, cells in _read_csv(path, ["label", "youtube_id", "time_start", "time_end", "split"]):
-            label, youtube_id, start, end, split = cells
+            label, youtube_id, start, end, split = map(str.strip, cells)
             if not (label and youtube_id and start.isdecimal() and end.isdecimal()):
                 raise DatasetError(f"{path} line {n}: needs a label, a youtube_id and whole seconds as times")
             if (role := _split_of(split)) == "":
@@ -245,18 +251,12 @@ def _read_csv(
     except (ValueError, OSError) as error:
         raise DatasetError(str(error)) from None
     names = [name.strip().lower() for name in header]
-    if missing := [c for c in columns if c not in names]:
-        found = f"it has {', '.join(header)}" if names else "it is empty"
-        raise DatasetError(
-            f"{path}: no column {', '.join(missing)}; {found}. Separate them by , or ; or tabs"
-        )
+    if missing := ", ".join(c for c in columns if c not in names):
+        found = ", ".join(header) or "nothing"
+        raise DatasetError(f"{path}: no column {missing}; it has {found}. Separate them by , or ; or tabs")
     for n, cells in rows:
-        if len(cells) > len(header):
-            raise DatasetError(
-                f"{path} line {n}: {len(cells)} cells instead of {len(header)}; {files.QUOTED}"
-            )
-        row = dict(zip(names, cells, strict=False))
-        yield n, [row.get(name, "").strip() for name in (*columns, *optional)]
+        row = dict(zip(names, cells, strict=True))
+        yield n, [row.get(name, "") for name in (*columns, *optional)]
 
 
 def _folder(p: Params) -> Listing:
@@ -264,9 +264,8 @@ def _folder(p: Params) -> Listing:
     rows = _arranged(p)
     splits = {split for *_, split in rows}
     if splits == {"train"}:
-        warnings.warn(
-            f"{p.videos_dir}: only a training folder; {p.test_pct:g} % of it is held out", stacklevel=2
-        )
+        what = f"only a training folder; {p.test_pct:g} % of it is held out"
+        warnings.warn(f"{p.videos_dir}: {what}", stacklevel=2)
     if splits <= {"train", ""}:
         return _hold_out([(video, name, "") for video, name, _ in rows], p.test_pct)
     return _tested_on(("test", "val"), rows, p.videos_dir)
@@ -278,6 +277,7 @@ def _csv(p: Params) -> Listing:
         raise DatasetError("source = 'csv' needs lists, the CSV file with the columns video, label[, split]")
     rows = []
     for n, (video, label, split) in _read_csv(p.lists, ["video", "label"], ("split",)):
+        label, split = label.strip(), split.strip()
         if not video or not label or split not in ("", "train", "test"):
             raise DatasetError(f"{p.lists} line {n}: needs a video, a label, and train, test or no split")
         rows.append((video, label, split))
