@@ -298,7 +298,7 @@ def test_accents_in_official_lists(tmp_path):
     root = touch(tmp_path / "v", *(f"{APART}/v_{APART}_g0{i}_c01.avi" for i in (1, 8)))
     lists = touch(tmp_path / "lists")
     lists.mkdir()
-    (lists / "classInd.txt").write_text(f"1 {COMPOSED}\n")
+    (lists / "classInd.txt").write_text(f"1 {COMPOSED}\r\n", encoding="utf-8-sig", newline="")
     (lists / "trainlist01.txt").write_text(f"{COMPOSED}/v_{COMPOSED}_g08_c01.avi 1\n")
     (lists / "testlist01.txt").write_text(f"{APART}/v_{APART}_g01_c01.avi\n")
     index = index_of(root, "ucf101", lists=lists)
