@@ -313,6 +313,9 @@ CHECK = "p = notebook.parameters()"
         # in several cells, of which none sets all that the one before did
         (["seed = 2\nsteps = 3\nlr = 1", "seed = 4\nT = 1"], {"seed": 4, "steps": 3, "lr": 1, "T": 1}),
         ([OWN_CELL, CHECK, "delta = 0.5\nT = 1"], {"seed": 1, "steps": None, "delta": 0.5, "T": 1}),
+        # the notebook's own cell, run again with a line less; a cell of one's own replaces nothing
+        (["dataset = 'a'\nseed = 2", CHECK, "dataset = 'a'\nT = 1"], {"dataset": "a", "T": 1}),
+        (["dataset = 'a'\nseed = 2", CHECK, "seed = 3\nT = 1"], {"dataset": "a", "seed": 3, "T": 1}),
         # what later cells do with the same names is not about parameters
         ([OWN_CELL, CHECK, "steps = [1]\nprint(steps)"], {"seed": 1, "steps": None}),
     ],

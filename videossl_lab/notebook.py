@@ -9,6 +9,7 @@ import ast
 import inspect
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from textwrap import dedent
 from typing import Annotated, Any, Literal, get_args
@@ -105,35 +106,39 @@ def given(cells: list[str], namespace: dict[str, Any], model: type[AnyParams] = 
     """The values, by name, from the source of every cell that ran before, oldest first, and the kernel's
     namespace, for values that are not written out.
 
-    Cells count that do nothing but assign: those that set several parameters (the notebook's own), unless a
-    later one sets all of them again, the last after it that papermill injected, and all that follow the first
-    or were run right before the check. Of a cell that does more, those parameters count that it set before
-    the first check.
+    Cells count that do nothing but assign: those that set several parameters, unless they were run again, the
+    last after them that papermill injected, and all that follow the first or were run right before the check.
+    Of a cell that does more, those parameters count that it set before the first check.
 
     Raises:
         ParameterError: no cell sets a parameter.
     """
     known = {*model.model_fields, "base"}
+    checks = list(accumulate("notebook.parameters(" in cell for cell in cells))
     # a check that is run again looks at what stands before the first one
-    checks = [i for i, cell in enumerate(cells) if "notebook.parameters(" in cell]
-    unchecked = cells[: min(checks, default=len(cells))]
-    cells = [cell for i, cell in enumerate(cells) if i not in checks]
-    assigned = [_assignments(cell, namespace) for cell in cells]
-    for i, cell in enumerate(unchecked):
-        if assigned[i] is None:
+    ran = [(cell, n) for cell, n in zip(cells, checks, strict=True) if "notebook.parameters(" not in cell]
+    assigned = [_assignments(cell, namespace) for cell, _ in ran]
+    for i, (cell, checks_before) in enumerate(ran):
+        if assigned[i] is None and not checks_before:
             assigned[i] = {name: namespace[name] for name in known & _stored(cell) & namespace.keys()} or None
-    several = [i for i, names in enumerate(assigned) if names and len(known & names.keys()) > 1]
-    injected = {i for i, cell in enumerate(cells) if cell.lstrip().startswith("# Parameters\n")}
+    sets = {i: known & names.keys() for i, names in enumerate(assigned) if names}
+    several = [i for i, names in sets.items() if len(names) > 1]
+    injected = {i for i, (cell, _) in enumerate(ran) if cell.lstrip().startswith("# Parameters\n")}
     plain = [i for i in several if i not in injected]
-    sets = {i: known & (assigned[i] or {}).keys() for i in plain}
-    plain = [i for i in plain if not any(sets[i] <= sets[j] for j in plain if j > i)]
-    own = min(plain, default=min(several, default=0))
-    injected = sorted(i for i in injected if i > own)
-    others = [i for i in range(own + 1, len(cells)) if assigned[i] is None]
-    first, last = min(others, default=len(cells)), max(others, default=own - 1)
-    single = {*range(own, first), *range(last + 1, len(cells))} - {*injected}
+
+    def replaces(j: int, i: int) -> bool:
+        """Whether the later cell j is i run again, perhaps edited; the notebook's own sets ``dataset``."""
+        edited = "dataset" in sets[j] and ran[i][1] < ran[j][1]
+        return i < j and (edited or sets[i] <= sets[j])
+
+    replaced = {i for i in plain for j in plain if replaces(j, i)}
+    own = min({*plain} - replaced, default=min(several, default=0))
+    later = sorted(i for i in injected if i > own)
+    others = [i for i in range(own + 1, len(ran)) if assigned[i] is None]
+    first, last = min(others, default=len(ran)), max(others, default=own - 1)
+    single = {*range(own, first), *range(last + 1, len(ran))} - injected - replaced
     values: dict[str, Any] = {}
-    for i in sorted(single | {*injected[-1:]}):
+    for i in sorted(single | {*later[-1:]}):
         values |= assigned[i] or {}
     if not known & values.keys():
         raise ParameterError("no parameters found: before this cell run the one that sets them")
