@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from videossl_core import params
-from videossl_core.data import codec, datasets, labels, sources, splits
+from videossl_core.data import codec, datasets, folders, labels, splits
 from videossl_lab.annotate import widget
 from videossl_lab.annotate.labels import Labels
 
@@ -67,11 +67,11 @@ def test_suffix_found_and_decoded(tmp_path, suffix, container, codec_name, pix_f
 
 def test_passed_over_is_counted(tmp_path):
     root = touch(tmp_path, "a/1.mp4", "a/2.avi", "a/1.JPG", "b/2.jpg", "b/notes.txt", "README", "b/.DS_Store")
-    assert sources.passed_over(root, datasets.videos_below(root)) == (
+    assert folders.passed_over(root, datasets.videos_below(root)) == (
         "passed over: 2 .jpg, 1 without a suffix, 1 .txt"
     )
-    assert sources.passed_over(root / "a", ["1.mp4", "1.JPG"]) == "passed over: 1 .avi"
-    assert sources.passed_over(root / "a", ["1.mp4", "1.JPG", "2.avi"]) == "passed over: nothing"
+    assert folders.passed_over(root / "a", ["1.mp4", "1.JPG"]) == "passed over: 1 .avi"
+    assert folders.passed_over(root / "a", ["1.mp4", "1.JPG", "2.avi"]) == "passed over: nothing"
 
 
 def test_unreadable_folder_is_named(tmp_path, monkeypatch):
@@ -109,7 +109,7 @@ PLAIN = ["cat/1.mp4", "dog/2.mp4"]
     ],
 )
 def test_layout(videos, splits):
-    rows = sources.arrange(Path("/v"), videos)
+    rows = folders.arrange(Path("/v"), videos)
     assert [split for *_, split in rows] == splits
     assert [video for video, *_ in rows] == videos[len(videos) - len(rows) :]
     for video, name, _ in rows:
@@ -133,7 +133,7 @@ def test_layout(videos, splits):
 )
 def test_layout_that_cannot_be_decided(videos, message):
     with pytest.raises(datasets.DatasetError, match=f"/v: .*{message}"):
-        sources.arrange(Path("/v"), videos)
+        folders.arrange(Path("/v"), videos)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_layout_that_cannot_be_decided(videos, message):
     ],
 )
 def test_named_classes_decide(videos, classes):
-    rows = sources.arrange(Path("/v"), videos, classes)
+    rows = folders.arrange(Path("/v"), videos, classes)
     assert rows == [(video, video.split("/")[0], "") for video in videos]
 
 

@@ -7,8 +7,9 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from videossl_core.data import files, sources
-from videossl_core.data.sources import SOURCES, DatasetError, alphabetical, open_root, videos_below
+from videossl_core.data import files, folders
+from videossl_core.data.folders import DatasetError, videos_below
+from videossl_core.data.sources import SOURCES, alphabetical, open_root
 from videossl_core.params import Params, clean_name, comma_list
 
 __all__ = ["SOURCES", "DatasetError", "alphabetical", "open_root", "videos_below"]
@@ -53,11 +54,11 @@ def read_index(p: Params) -> Index:
     table = table[table.class_name.isin([*classes, ""])].sort_values("video", ignore_index=True)
     for split in ("train", "test"):
         if not (table.split == split).any():
-            where = f"{root} (source = {p.source!r}); {sources.passed_over(root, table.video)}"
+            where = f"{root} (source = {p.source!r}); {folders.passed_over(root, table.video)}"
             raise DatasetError(f"no {split} video of any class found below {where}")
-    sources.warn_of_near_names(table.class_name[table.class_name != ""].value_counts().to_dict())
-    folders = set(zip(table.class_name, table.video.map(os.path.dirname), strict=True))
-    found = {name for name, folder in folders if os.path.isdir(root / folder)}
+    folders.warn_of_near_names(table.class_name[table.class_name != ""].value_counts().to_dict())
+    parents = set(zip(table.class_name, table.video.map(os.path.dirname), strict=True))
+    found = {name for name, folder in parents if os.path.isdir(root / folder)}
     present = [c for c in classes if c in found]
     if absent := [c for c in classes if c not in present]:
         count = f"{len(absent)} of {len(classes)} classes have no folder below {root}, such as {absent[0]}"

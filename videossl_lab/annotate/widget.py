@@ -11,7 +11,7 @@ import numpy as np
 import traitlets
 
 from videossl_core import prepare, probe, teacher
-from videossl_core.data import codec, datasets, demo, sources
+from videossl_core.data import codec, datasets, demo, folders
 from videossl_core.data.labels import read
 from videossl_core.devices import device
 from videossl_core.linear import Scale
@@ -59,7 +59,7 @@ class Desk:
 
 def _classes(p: Params) -> list[str]:
     in_file = Counter(label for label, _ in read(p.labels_file).values() if label)
-    sources.warn_of_near_names({name: in_file[name] for name in p.classes or in_file})
+    folders.warn_of_near_names({name: in_file[name] for name in p.classes or in_file})
     classes = p.classes or datasets.alphabetical(in_file) or ([] if p.root else list(demo.NOUNS))
     if not classes:
         raise ParameterError("classes = None: name those you want to tell apart, as in 'walks,runs,jumps'")
