@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from videossl_core import params
-from videossl_core.data import codec, datasets, folders, labels, splits
+from videossl_core.data import datasets, folders, labels, splits
+from videossl_core.data.frames import FrameStore, StoreSettings
 from videossl_lab.annotate import widget
 from videossl_lab.annotate.labels import Labels
 
@@ -62,7 +63,9 @@ def test_suffix_found_and_decoded(tmp_path, suffix, container, codec_name, pix_f
     name = f"v.{suffix}"
     write_video(tmp_path / name, container, codec_name, pix_fmt)
     assert datasets.videos_below(tmp_path) == [name]
-    assert len(list(codec.decode(tmp_path / name))) == 12
+    store = FrameStore(tmp_path / "store", StoreSettings(64, 90, 8))
+    store.add([name], tmp_path)
+    assert (store.table.reason[name], store.table.frames[name]) == ("", 12)
 
 
 def test_passed_over_is_counted(tmp_path):
