@@ -84,8 +84,8 @@ def test_held_out_share(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("video;label;split\n", "labels.csv line 1: must be video,label,split"),
-        ("video,label,split\na.mp4,walks\n", "line 2: 2 cells instead of 3"),
+        ("video|label|split\n", "labels.csv line 1: must be video,label,split"),
+        ("video,label,split\na.mp4,walks\n", "line 2: .*2 cells instead of 3"),
         ("video,label,split\na.mp4,walks,\n\na.mp4,ü,train\n", "line 4: 'a.mp4' stands in line 2 too"),
         ("video,label,split\na.mp4,wlaks,train\n", "line 2: 'wlaks' is not one of .*did you mean 'walks'"),
         ("video,label,split\na.mp4,,train\n", "line 2: needs a video, a label"),

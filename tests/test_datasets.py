@@ -131,9 +131,9 @@ def test_kinetics(tmp_path):
     empty_files(root, "test/ski jumping/f_000006_000016.mp4")  # the paper tests on the validation videos
     with pytest.warns(UserWarning, match="tested on val; test is left out"):
         pd.testing.assert_frame_equal(read("kinetics", root).table, index.table)
-    with pytest.warns(UserWarning, match="tested on validate; test is left out"):
+    with pytest.warns(UserWarning, match="tested on val; test is left out"):
         pd.testing.assert_frame_equal(listed("ski jumping,f,6,16,test").table, index.table)
-    with pytest.raises(DatasetError, match=r"line 7: split 'tset' is not train, val, validate, test"):
+    with pytest.raises(DatasetError, match=r"line 7: split 'tset' is not train, validate or test"):
         listed("ski jumping,f,6,16,tset")
     shutil.rmtree(root / "test")
     assert read("kinetics", root, largest_classes=1).classes == ["skiing (x)"]

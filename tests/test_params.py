@@ -13,7 +13,7 @@ import pytest
 import yaml
 from papermill.inspection import inspect_notebook
 
-from videossl_core import methods, models, params, teacher
+from videossl_core import __main__, methods, models, params, predict, teacher
 from videossl_core.data import sources, splits
 from videossl_core.params import ROOT, ParameterError, Params, WhichRun
 from videossl_lab import notebook
@@ -142,6 +142,115 @@ def test_paths_start_at_the_project():
     assert params.load(label_pct=2.5, seed=3).run_dir == ROOT / "outputs/demo/videossl/2.5/seed3"
 
 
+@pytest.fixture
+def stands(tmp_path, monkeypatch):
+    """A project and a user who stands elsewhere; both are empty."""
+    project, user = tmp_path / "project", tmp_path / "user"
+    (project / "params").mkdir(parents=True)
+    (project / "notebooks").mkdir()
+    user.mkdir()
+    monkeypatch.setattr(params, "ROOT", project)
+    monkeypatch.chdir(user)
+    return project, user
+
+
+@pytest.mark.parametrize(
+    ("given", "exist", "expected"),
+    [
+        ("a.mp4", ["user/a.mp4", "project/a.mp4"], "user/a.mp4"),
+        ("a.mp4", ["project/a.mp4"], "project/a.mp4"),
+        ("../user/a.mp4", ["user/a.mp4"], "user/a.mp4"),
+        ("deep/a.mp4", ["user/deep/a.mp4"], "user/deep/a.mp4"),
+        # new ones go where their folder is
+        ("new.csv", [], "user/new.csv"),
+        ("outputs/new.csv", ["user/outputs/x", "project/outputs/x"], "user/outputs/new.csv"),
+        ("outputs/new.csv", [], "project/outputs/new.csv"),
+        # as the disk spells it, in the name and on the way
+        ("caf\u00e9/u\u0308.mp4", ["user/cafe\u0301/\u00fc.mp4"], "user/cafe\u0301/\u00fc.mp4"),
+    ],
+)
+def test_given_paths_start_where_the_user_stands(stands, tmp_path, given, exist, expected):
+    for name in exist:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for value in (given, Path(given)):
+        assert params.load(notebook.PredictParams, videos=value).videos == tmp_path / expected
+
+
+def test_paths_of_parameter_files_start_at_the_project(stands):
+    project, user = stands
+    (project / "params/birds.yaml").write_text("source: folder\nroot: data\n")
+    for folder in stands:
+        (folder / "data").mkdir()
+    assert params.load(dataset="birds").root == project / "data"
+    assert params.load(dataset="birds", root="data").root == user / "data"
+    assert params.load(dataset="birds").outputs == project / "outputs"
+
+
+def test_nothing_is_written_beside_the_notebooks(stands, monkeypatch):
+    project, _ = stands
+    monkeypatch.chdir(project / "notebooks")
+    assert params.load(notebook.PredictParams, into="new.csv").into == project / "new.csv"
+    (project / "notebooks/a.mp4").touch()
+    assert params.load(notebook.PredictParams, videos="a.mp4").videos == project / "notebooks/a.mp4"
+
+
+def test_missing_path_names_both_folders(stands):
+    project, user = stands
+    (project / "params/birds.yaml").write_text("source: csv\nroot: data\n")
+    both = f"a relative path starts in {user}, or else in {project}"
+    p = params.load(dataset="birds", root="nowhere", lists="t.csv")
+    with pytest.raises(sources.DatasetError, match=f"{user}/nowhere: no such folder .*; {both}"):
+        sources.open_root(p)
+    with pytest.raises(sources.DatasetError, match=rf"No such file or directory \({both}\): .*{user}/t.csv"):
+        sources.SOURCES["csv"](p)
+    with pytest.raises(ParameterError, match=f"no such file or folder; {both}"):
+        predict.predict_files(p, params.load(notebook.PredictParams, videos="a.mp4").videos)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("variant", 1, "1"),
+        ("variant", 0.5, "0.5"),
+        ("dataset", 2024, "2024"),
+        ("classes", 7, ["7"]),
+        ("classes", [7, "a "], ["7", "a"]),
+        ("lists", 7, "7"),
+        ("root", 2024, "2024"),
+        ("label_list", 7, "7"),
+    ],
+)
+def test_numbers_that_are_names(stands, name, value, expected):
+    """papermill makes numbers of what looks like one."""
+    project, _ = stands
+    for stem, steps in (("2024", 7), ("demo", 8)):
+        (project / f"params/{stem}.yaml").write_text(f"source: demo\nsteps: {steps}\n")
+    p = params.load(**{name: value})
+    found = getattr(p, name)
+    assert (found.name if isinstance(found, Path) else found) == expected
+    assert p.steps == (7 if name == "dataset" else 8)
+    assert params.load(dataset="mine", base=2024).steps == 7
+    with pytest.raises(ParameterError, match="device = '0'"):
+        params.load(device=0)
+
+
+def test_words_of_a_shell(monkeypatch):
+    """``python -m videossl_core`` takes 01 for a name, and reads numbers, truth and nothing as they are."""
+    load, words = (
+        params.load,
+        "variant 01 steps 7 lr 1e-2 tune false classes null num_workers None hflip True",
+    )
+    pairs = zip(*[iter(words.split())] * 2, strict=True)
+    monkeypatch.setattr(sys, "argv", ["train", *(word for pair in pairs for word in ("-p", *pair))])
+    loaded = []
+    monkeypatch.setattr(params, "load", lambda **given: loaded.append(load(**given)) or sys.exit())
+    with pytest.raises(SystemExit):
+        __main__.main()
+    p = load(variant="01", steps=7, lr=0.01, tune=False, hflip=True)
+    assert loaded == [p]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda f: f.stem)
 def test_parameter_file(path):
     p = params.load(dataset=path.stem, root="videos")
@@ -197,6 +306,16 @@ CHECK = "p = notebook.parameters()"
         ([OWN_CELL, "delta = 0.5"], {"seed": 1, "steps": None, "delta": 0.5}),
         ([OWN_CELL, "detla = 0.5"], {"seed": 1, "steps": None, "detla": 0.5}),
         ([OWN_CELL, "delta = 0.5", CHECK, "import os", CHECK], {"seed": 1, "steps": None, "delta": 0.5}),
+        # beside other work
+        (["import os\nseed = 2\nsteps = 3"], {"seed": 2, "steps": 3}),
+        (["import os\nseed = 2\nsteps = 3", "# Parameters\nsteps = 5"], {"seed": 2, "steps": 5}),
+        (["if True:\n    seed = 2\nprint(seed)"], {"seed": 2}),
+        # in several cells, of which none sets all that the one before did
+        (["seed = 2\nsteps = 3\nlr = 1", "seed = 4\nT = 1"], {"seed": 4, "steps": 3, "lr": 1, "T": 1}),
+        ([OWN_CELL, CHECK, "delta = 0.5\nT = 1"], {"seed": 1, "steps": None, "delta": 0.5, "T": 1}),
+        # the notebook's own cell, run again with a line less; a cell of one's own replaces nothing
+        (["dataset = 'a'\nseed = 2", CHECK, "dataset = 'a'\nT = 1"], {"dataset": "a", "T": 1}),
+        (["dataset = 'a'\nseed = 2", CHECK, "seed = 3\nT = 1"], {"dataset": "a", "seed": 3, "T": 1}),
         # what later cells do with the same names is not about parameters
         ([OWN_CELL, CHECK, "steps = [1]\nprint(steps)"], {"seed": 1, "steps": None}),
     ],

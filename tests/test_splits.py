@@ -115,7 +115,7 @@ def test_stars_in_names(listed):
 def test_unreadable_lists(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"No such file.*gone.lst"):
         split_of(index_of([2]), label_draw="list", label_list=tmp_path / "gone.lst")
-    (tmp_path / "video.lst").write_bytes(b"\xff\xfe\x00\x01")
+    (tmp_path / "video.lst").write_bytes(b"\x80\x01")
     with pytest.raises(ValueError, match=r"video.lst: not a text file"):
         split_of(index_of([2]), label_draw="list", label_list=tmp_path / "video.lst")
     with pytest.raises(SplitError, match=r"ssl_sub1c_10p_labeled0.lst: no such file"):

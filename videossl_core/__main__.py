@@ -6,15 +6,14 @@
 import argparse
 from functools import partial
 
-import yaml
-
 from videossl_core import params, training
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m videossl_core", description="Train one run.")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="given")
-    given = {name: yaml.safe_load(value) for name, value in parser.parse_args().given}
+    # every value stays text, which the model reads as what it needs: 01 may be a name
+    given = {name: None if value in ("None", "null") else value for name, value in parser.parse_args().given}
     print(training.train(params.load(**given), show=partial(print, flush=True)).folder)
 
 

@@ -5,7 +5,9 @@ It imports nothing of the project, neither torch nor pandas: a misspelt paramete
 
 import difflib
 import json
+import os
 import reprlib
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -14,8 +16,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 ROOT = Path(__file__).resolve().parents[1]
-"""The project folder. Every relative path in a parameter starts here, whatever the working directory:
-papermill starts a kernel in the caller's folder, JupyterLab in the notebook's."""
+"""The project folder, where the relative paths of defaults and of ``params/*.yaml`` start."""
 if not (ROOT / "params/demo.yaml").exists():  # after a plain `pip install .`: where it is used
     _above = [Path.cwd(), *Path.cwd().parents]
     ROOT = next((folder for folder in _above if (folder / "params/demo.yaml").exists()), _above[0])
@@ -39,11 +40,46 @@ def nearest(name: object, known: Iterable[str]) -> str:
     return f"; did you mean {match[0]!r}?" if match else ""
 
 
+def clean_name(name: str) -> str:
+    """As names of classes are compared: without spaces around, and with letters and their accents composed
+    (macOS takes them apart in names of files)."""
+    return unicodedata.normalize("NFC", name).strip()
+
+
 def comma_list(value: Any) -> Any:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    """Names from "a,b", ["a", "b"], or the number that papermill makes of a name like 7."""
+    if isinstance(value, str | int | float):
+        value = str(value).split(",")
+    if isinstance(value, list | tuple):
+        value = [name for part in value if (name := clean_name(str(part)))]
+    return value
 
 
-ProjectPath = Annotated[Path, AfterValidator(lambda path: (ROOT / path.expanduser()).resolve())]
+def _on_disk(path: Path) -> Path:
+    """The path as the disk spells its accents, of which ``clean_name`` speaks."""
+    if str(path).isascii() or path.exists():
+        return path
+    parent = _on_disk(path.parent)
+    names = os.listdir(parent) if parent.is_dir() else []
+    return parent / next((name for name in names if clean_name(name) == clean_name(path.name)), path.name)
+
+
+def from_here(path: str | Path) -> Path:
+    """A path as the user gives it: relative ones are looked for where he stands, then in the project; a new
+    file goes where its folder is. papermill starts a kernel in the folder of the shell or of ``--cwd``."""
+    here, project = (_on_disk(start / Path(path).expanduser()) for start in (Path.cwd(), ROOT))
+    if here.exists() or project.exists():
+        return here if here.exists() else project
+    # JupyterLab starts a kernel beside the notebooks: what lies there is found, but nothing is written there
+    return here if here.parent.is_dir() and Path.cwd() != ROOT / "notebooks" else project
+
+
+def places() -> str:
+    """For the message that a path leads nowhere."""
+    return f"a relative path starts in {', or else in '.join(dict.fromkeys(map(str, (Path.cwd(), ROOT))))}"
+
+
+ProjectPath = Annotated[Path, AfterValidator(lambda path: _on_disk((ROOT / path.expanduser()).resolve()))]
 Names = Annotated[list[str], BeforeValidator(comma_list)]  # "a,b" or ["a", "b"]
 
 
@@ -248,12 +284,13 @@ def of_run(which: WhichRun) -> Params:
 def load(model: type[AnyParams] = Params, /, **given) -> AnyParams:  # type: ignore[assignment]
     """Parameters from ``params/<dataset>.yaml`` and the values given; ``None`` means not given.
 
-    A file may name another with ``base:`` whose values hold where it is silent.
+    A file may name another with ``base:`` whose values hold where it is silent. A relative path that is given
+    starts ``from_here``, one in a file in the project.
 
     Raises:
         ParameterError: a name is unknown (the nearest right one is named), or a value is out of range.
     """
-    given = {k: v for k, v in given.items() if v is not None}
+    given = {k: _as_meant(model, k, v) for k, v in given.items() if v is not None}
     values: dict[str, Any] = {}
     if "base" in given and issubclass(model, Params):
         values |= _read_file(_base(given.pop("base"), "the parameters"))
@@ -267,6 +304,15 @@ def load(model: type[AnyParams] = Params, /, **given) -> AnyParams:  # type: ign
             what = f"{ROOT} has no params/*.yaml: clone the project, pip install -e . in it and work there"
         raise ParameterError(f"dataset = {p.dataset!r}: {what}; for your own videos give source and root too")
     return p
+
+
+def _as_meant(model: type[BaseModel], name: str, value: Any) -> Any:
+    """Text that papermill took for a number, as text; a path from where the user stands."""
+    kind = model.model_fields[name].annotation if name in model.model_fields else str
+    is_path = "Path" in str(kind)
+    if isinstance(value, int | float) and (kind is str or is_path):
+        value = str(value)
+    return from_here(value) if is_path and isinstance(value, str | Path) else value
 
 
 def _read_file(path: Path, seen: tuple[Path, ...] = ()) -> dict:

@@ -10,7 +10,7 @@ from videossl_core import prepare, runs, training
 from videossl_core.batches import EvalClips
 from videossl_core.data import datasets, files
 from videossl_core.data.frames import FrameStore
-from videossl_core.params import ParameterError, Params
+from videossl_core.params import ParameterError, Params, places
 
 COLUMNS = ["video", "predicted", "confidence", "margin", "disagreement", "clips", "reason"]
 
@@ -68,7 +68,7 @@ def predict_files(p: Params, videos: Path) -> VideoPredictions:
     elif videos.is_dir():
         root, names = videos, datasets.videos_below(videos)
     else:
-        raise ParameterError(f"videos = {str(videos)!r}: no such file or folder")
+        raise ParameterError(f"videos = {str(videos)!r}: no such file or folder; {places()}")
     if not names:
         raise ParameterError(f"videos = {str(videos)!r}: no video in this folder or below it")
     folder = p.outputs / p.dataset / "predict" / files.sha256(str(root).encode())[:12]

@@ -9,6 +9,7 @@ import ast
 import inspect
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from textwrap import dedent
 from typing import Annotated, Any, Literal, get_args
@@ -105,40 +106,63 @@ def given(cells: list[str], namespace: dict[str, Any], model: type[AnyParams] = 
     """The values, by name, from the source of every cell that ran before, oldest first, and the kernel's
     namespace, for values that are not written out.
 
-    Three kinds of cells count, each only if it does nothing but assign: the last that sets several parameters
-    (the notebook's own), the last after it that papermill injected, and all that follow the first or were run
-    right before the check.
+    Cells count that do nothing but assign: those that set several parameters, unless they were run again, the
+    last after them that papermill injected, and all that follow the first or were run right before the check.
+    Of a cell that does more, those parameters count that it set before the first check.
 
     Raises:
         ParameterError: no cell sets a parameter.
     """
     known = {*model.model_fields, "base"}
+    checks = list(accumulate("notebook.parameters(" in cell for cell in cells))
     # a check that is run again looks at what stands before the first one
-    cells = [cell for cell in cells if "notebook.parameters(" not in cell]
-    assigned = [_assignments(cell, namespace) for cell in cells]
-    several = [i for i, names in enumerate(assigned) if names and len(known & names.keys()) > 1]
-    injected = {i for i, cell in enumerate(cells) if cell.lstrip().startswith("# Parameters\n")}
-    own = max({*several} - injected, default=min(several, default=0))
-    injected = sorted(i for i in injected if i > own)
-    others = [i for i in range(own + 1, len(cells)) if assigned[i] is None]
-    first, last = min(others, default=len(cells)), max(others, default=own - 1)
-    single = {*range(own, first), *range(last + 1, len(cells))} - {*injected}
+    ran = [(cell, n) for cell, n in zip(cells, checks, strict=True) if "notebook.parameters(" not in cell]
+    assigned = [_assignments(cell, namespace) for cell, _ in ran]
+    for i, (cell, checks_before) in enumerate(ran):
+        if assigned[i] is None and not checks_before:
+            assigned[i] = {name: namespace[name] for name in known & _stored(cell) & namespace.keys()} or None
+    sets = {i: known & names.keys() for i, names in enumerate(assigned) if names}
+    several = [i for i, names in sets.items() if len(names) > 1]
+    injected = {i for i, (cell, _) in enumerate(ran) if cell.lstrip().startswith("# Parameters\n")}
+    plain = [i for i in several if i not in injected]
+
+    def replaces(j: int, i: int) -> bool:
+        """Whether the later cell j is i run again, perhaps edited; the notebook's own sets ``dataset``."""
+        edited = "dataset" in sets[j] and ran[i][1] < ran[j][1]
+        return i < j and (edited or sets[i] <= sets[j])
+
+    replaced = {i for i in plain for j in plain if replaces(j, i)}
+    own = min({*plain} - replaced, default=min(several, default=0))
+    later = sorted(i for i in injected if i > own)
+    others = [i for i in range(own + 1, len(ran)) if assigned[i] is None]
+    first, last = min(others, default=len(ran)), max(others, default=own - 1)
+    single = {*range(own, first), *range(last + 1, len(ran))} - injected - replaced
     values: dict[str, Any] = {}
-    for i in sorted(single | {*injected[-1:]}):
+    for i in sorted(single | {*later[-1:]}):
         values |= assigned[i] or {}
     if not known & values.keys():
         raise ParameterError("no parameters found: before this cell run the one that sets them")
     return values
 
 
+def _parse(cell: str) -> ast.Module | None:
+    with suppress(SyntaxError):
+        return ast.parse("\n".join("" if line[:1] in "%!" else line for line in cell.splitlines()))
+    return None
+
+
+def _stored(cell: str) -> set[str]:
+    """All names that a cell gives a value, wherever in it."""
+    tree = _parse(cell)
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)] if tree else []
+    return {node.id for node in names if isinstance(node.ctx, ast.Store)}
+
+
 def _assignments(cell: str, namespace: dict[str, Any]) -> dict[str, Any] | None:
     """Names and values of a cell that does nothing but assign, else None; lines of magic are passed over."""
-    try:
-        body = ast.parse("\n".join("" if line[:1] in "%!" else line for line in cell.splitlines())).body
-    except SyntaxError:
-        return None
+    tree = _parse(cell)
     values: dict[str, Any] = {}
-    for node in body:
+    for node in tree.body if tree else [None]:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue  # a docstring
         if not isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):

@@ -28,7 +28,10 @@ from videossl_core.data import files
 MAX_SIDE, MAX_FRAMES = 8192, 1_000_000
 """Larger videos are rejected: a damaged header can claim any size. A million frames are nine hours."""
 
-_FORMATS = "avi,mov,matroska,webm,mpegts,mpeg,mpegvideo,flv,asf,ogg,m4v,h264,hevc,ivf,rm,dv,mxf,nut,gif"
+_FORMATS = (
+    "avi,mov,matroska,webm,mpegts,mpeg,mpegvideo,flv,asf,ogg,m4v,h264,hevc,ivf,rm,dv,mxf,nut,gif,yuv4mpegpipe,"
+    "mjpeg,obu,wtv,gxf,dhav"
+)
 _STATED = ("avi", "mov,mp4", "matroska", "flv", "asf", "nut", "rm", "mxf")
 """Containers whose header states the length. For the others FFmpeg takes it from what there is."""
 

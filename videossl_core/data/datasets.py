@@ -7,8 +7,10 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from videossl_core.data.sources import SOURCES, DatasetError, alphabetical, open_root, videos_below
-from videossl_core.params import Params
+from videossl_core.data import files, folders
+from videossl_core.data.folders import DatasetError, videos_below
+from videossl_core.data.sources import SOURCES, alphabetical, open_root
+from videossl_core.params import Params, clean_name, comma_list
 
 __all__ = ["SOURCES", "DatasetError", "alphabetical", "open_root", "videos_below"]
 
@@ -39,19 +41,25 @@ def read_index(p: Params) -> Index:
     if p.tune and p.source != "ucf101":
         raise DatasetError("tune = True: only source = 'ucf101' has groups to hold out")
     root = open_root(p)
-    rows, classes = SOURCES[p.source](p)
-    all_classes = classes or alphabetical({name for _, name, _ in rows if name})
+    rows, listed = SOURCES[p.source](p)
     table = pd.DataFrame(rows, columns=["video", "class_name", "split"])
+    table["class_name"] = table.class_name.map(clean_name)
+    all_classes = comma_list(listed) or alphabetical({*table.class_name} - {""})
     table["video"] = [_below(root, video) for video in table.video]
+    if not all(map(str.isascii, table.video)):
+        table["video"] = table.video.map(files.spelled_as(videos_below(root)))
     if (double := table.video[table.video.duplicated()]).size:
         raise DatasetError(f"{double.iloc[0]} is listed twice ({len(double)} such videos)")
     classes = choose_classes(p, table, all_classes)
     table = table[table.class_name.isin([*classes, ""])].sort_values("video", ignore_index=True)
     for split in ("train", "test"):
         if not (table.split == split).any():
-            raise DatasetError(f"no {split} video of any class found below {root} (source = {p.source!r})")
-    first = table.drop_duplicates("class_name").set_index("class_name").video
-    present = [c for c in classes if os.path.isdir((root / first[c]).parent)]
+            where = f"{root} (source = {p.source!r}); {folders.passed_over(root, table.video)}"
+            raise DatasetError(f"no {split} video of any class found below {where}")
+    folders.warn_of_near_names(table.class_name[table.class_name != ""].value_counts().to_dict())
+    parents = set(zip(table.class_name, table.video.map(os.path.dirname), strict=True))
+    found = {name for name, folder in parents if os.path.isdir(root / folder)}
+    present = [c for c in classes if c in found]
     if absent := [c for c in classes if c not in present]:
         count = f"{len(absent)} of {len(classes)} classes have no folder below {root}, such as {absent[0]}"
         others = f"To use the others: classes = {','.join(present)}" if present else "Is root right?"

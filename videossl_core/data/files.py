@@ -1,16 +1,21 @@
 """Writing files so that a reader never sees half of one, locking folders, hashing."""
 
+import csv
 import errno
 import hashlib
+import io
 import multiprocessing
 import os
+import unicodedata
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
+
+from videossl_core.params import places
 
 _PARTIAL = ".partial-"
 
@@ -101,13 +106,52 @@ def sha256_of(path: str | Path) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The content of a text file; a ValueError names one that is not text."""
+    """The content of a text file; a ValueError names one that is not text, a FileNotFoundError none."""
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise ValueError(f"{path}: not a text file ({error})") from None
+        with open(path, "rb") as f:  # spreadsheets write "Unicode text" in UTF-16
+            encoding = "utf-16" if f.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        return path.read_text(encoding=encoding)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(error.errno, f"{error.strerror} ({places()})", str(path)) from None
+    except (UnicodeError, IsADirectoryError) as error:
+        raise ValueError(f"{path}: not a text file in UTF-8; save it as that ({error})") from None
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a list that are not empty, with their numbers; either line ending."""
-    return [(n, line.strip()) for n, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+    """The lines of a list that are not empty, with their numbers; either line ending, letters composed."""
+    text = unicodedata.normalize("NFC", read_text(path))
+    return [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def read_csv(path: Path) -> list[tuple[int, list[str]]]:
+    """The rows of a CSV that are not empty, with their line numbers; each has as many cells as the first. As
+    spreadsheets have it, semicolons or tabs may separate the cells, and empty ones may follow those.
+
+    Raises:
+        ValueError: it is not text, a row has more or fewer cells, or quotes do not match; file and line are
+            named.
+    """
+    text = read_text(path)
+    first = next(filter(str.strip, text.splitlines()), "")
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows: list[tuple[int, list[str]]] = []
+    try:
+        for cells in filter(any, reader):
+            header = rows[0][1] if rows else []
+            while not cells[-1] and len(cells) > len(header):
+                cells.pop()
+            if rows and len(cells) != len(header):
+                what = f"{len(cells)} cells instead of {len(header)} ({delimiter.join(header)})"
+                raise csv.Error(f'{what}; a name that holds {delimiter!r} is put between " and "')
+            rows.append((reader.line_num, cells))
+    except csv.Error as error:
+        raise ValueError(f"{path} line {reader.line_num}: not readable as CSV: {error}") from None
+    return rows
+
+
+def spelled_as(names: Iterable[str]) -> Callable[[str], str]:
+    """A function that gives a name as one of these spells its accents, and any other as it is."""
+    exact = set(names)
+    composed = {unicodedata.normalize("NFC", name): name for name in exact if not name.isascii()}
+    return lambda name: name if name in exact else composed.get(unicodedata.normalize("NFC", name), name)

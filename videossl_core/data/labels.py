@@ -5,13 +5,12 @@ for one that has a label, ``skip`` for one to leave out. The order is that of th
 filled in by ``next_split``.
 """
 
-import csv
-import io
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from videossl_core.data import files
-from videossl_core.params import nearest
+from videossl_core.params import clean_name, nearest
 
 COLUMNS = ["video", "label", "split"]
 
@@ -34,25 +33,28 @@ def next_split(rows: Rows, label: str, test_pct: float) -> str:
     return "test" if n > 1 and count["test"] + 0.5 <= n * test_pct / 100 else "train"
 
 
-def read(path: Path, classes: list[str] | None = None, test_pct: float = 25) -> Rows:
-    """The labels in a CSV; none where there is no file yet. ``classes`` are those that may occur, None any.
+def read(
+    path: Path, classes: list[str] | None = None, test_pct: float = 25, videos: Iterable[str] = ()
+) -> Rows:
+    """The labels in a CSV; none where there is no file yet. ``classes`` are those that may occur, None any;
+    ``videos`` those on the disk, whose spelling of accents counts.
 
     Raises:
         LabelError: a line is malformed, repeats a video, or has a label that is not among the classes.
     """
-    text = files.read_text(path) if path.exists() else ""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    lines = filter(any, reader)  # empty ones are passed over
+    try:
+        table = files.read_csv(path) if path.exists() else []
+    except ValueError as error:
+        raise LabelError(str(error)) from None
+    spelled = files.spelled_as(videos)
     rows: Rows = {}
     line_of: dict[str, int] = {}
+    (n, header), *lines = table or [(1, COLUMNS)]
     try:
-        if next(lines, COLUMNS) != COLUMNS:
-            raise LabelError(f"must be {','.join(COLUMNS)}")
-        for cells in lines:
-            if len(cells) != len(COLUMNS):
-                quote = 'a name that holds a comma is put between " and "'
-                raise LabelError(f"{len(cells)} cells instead of 3 (video,label,split); {quote}")
-            video, label, split = cells[0], cells[1].strip(), cells[2].strip()
+        if [name.strip().lower() for name in header] != COLUMNS:
+            raise LabelError(f"must be {','.join(COLUMNS)} (separated by , or ; or tabs)")
+        for n, cells in lines:
+            video, label, split = spelled(cells[0]), clean_name(cells[1]), cells[2].strip()
             if not video or split not in ("", "train", "test", "skip") or not (label or split == "skip"):
                 raise LabelError("needs a video, a label, and train, test, skip or nothing as split")
             if video in rows:
@@ -63,8 +65,7 @@ def read(path: Path, classes: list[str] | None = None, test_pct: float = 25) -> 
                 )
                 raise LabelError(f"{label!r} is not one of the classes {', '.join(classes)}{hint}")
             rows[video] = label, split or next_split(rows, label, test_pct)
-            line_of[video] = reader.line_num
-    except (LabelError, csv.Error) as error:
-        reason = f"not readable as CSV ({error})" if isinstance(error, csv.Error) else error
-        raise LabelError(f"{path} line {reader.line_num}: {reason}") from None
+            line_of[video] = n
+    except LabelError as error:
+        raise LabelError(f"{path} line {n}: {error}") from None
     return rows

@@ -3,24 +3,19 @@
 A new source is a function from parameters to a ``Listing``, and a row of SOURCES.
 """
 
-import os
-import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from videossl_core.data import demo, labels
+from videossl_core.data import demo, files, labels
 from videossl_core.data.files import read_lines
-from videossl_core.params import Params
-
-_VIDEO = re.compile(r"\.(avi|mp4|m4v|mkv|webm|mov|mpe?g|wmv|flv|ogv|m?ts|m2ts|3gp|3g2)\Z", re.IGNORECASE)
-
-Rows = list[tuple[str, str, str]]
-"""(video, class name, split), the video as a POSIX path relative to the root, the split train or test."""
+from videossl_core.data.folders import DatasetError, Rows, arrange, split_of, videos_below
+from videossl_core.params import Params, places
 
 
 class Listing(NamedTuple):
@@ -30,29 +25,23 @@ class Listing(NamedTuple):
     classes: list[str] | None = None
 
 
-class DatasetError(ValueError):
-    """The files or lists of a data set do not fit together; the message names the file and the way out."""
-
-
 def _existing(folder: Path | None, what: str) -> Path:
     if folder is None or not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder ({what})")
+        raise DatasetError(f"{folder}: no such folder ({what}); {places()}")
     return folder
 
 
-def videos_below(folder: Path) -> list[str]:
-    """Sorted relative paths. Links to folders are followed, but not in a circle; hidden ones are skipped."""
-    videos: list[Path] = []
-    for path, subfolders, names in os.walk(folder, followlinks=True):
-        parent = Path(path)
-        above = {os.path.realpath(p) for p in (parent, *parent.parents)}
-        subfolders[:] = [s for s in subfolders if s[0] != "." and os.path.realpath(parent / s) not in above]
-        videos += [parent / name for name in names if name[0] != "." and _VIDEO.search(name)]
-    return sorted(video.relative_to(folder).as_posix() for video in videos)
-
-
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+def _arranged(p: Params) -> Rows:
+    """The videos below the root by their folders; a warning names the folders that hold none."""
+    root, videos = p.videos_dir, videos_below(p.videos_dir)
+    rows = arrange(root, videos, p.classes)
+    used = {parent for video in videos for parent in Path(video).parents}
+    levels = ("*", "*/*") if any(split for *_, split in rows) else ("*",)
+    folders = {f.relative_to(root) for level in levels for f in root.glob(level) if f.is_dir()} - used
+    empty = sorted(f.as_posix() for f in folders if f.parent in used and f.name[0] != ".")
+    if empty:
+        warnings.warn(f"{root}: no video in {', '.join(empty)}: passed over", stacklevel=2)
+    return rows
 
 
 def alphabetical(names: Iterable[str]) -> list[str]:
@@ -115,26 +104,28 @@ def _kinetics(p: Params) -> Listing:
     """Folder per class below train/ and val/ (any case), or the official CSVs in ``lists``.
 
     A CSV has the columns label, youtube_id, time_start, time_end, split; its videos are
-    ``<split>/<label>/<youtube_id>_<start>_<end>.mp4`` with six digits each. Tested on is the validation
-    split, as in the paper (4.2.2), or the test split where there is no other.
+    ``<youtube_id>_<start>_<end>`` with six digits each and any suffix, in the folder of the split or in a
+    class's below it. Tested on is the validation split, as in the paper (4.2.2), or the test split where
+    there is no other.
     """
-    held_out = ("val", "validate", "test")
+    held_out = ("val", "test")
     if p.lists is None:
-        return _split_folders(p.videos_dir, held_out)
-    folders = {f.lower(): f for f in _subfolders(p.videos_dir)}
+        return _tested_on(held_out, _arranged(p), p.videos_dir)
+    existing = defaultdict(list)
+    for video in videos_below(p.videos_dir):
+        existing[PurePosixPath(video).stem, split_of(video.split("/")[0])].append(video)
     rows = []
     for path in sorted(p.lists.glob("*.csv")) or [p.lists]:
-        cells = _read_csv(path, ["label", "youtube_id", "time_start", "time_end", "split"])
-        for n, (label, youtube_id, start, end, split) in enumerate(cells, 2):
+        for n, cells in _read_csv(path, ["label", "youtube_id", "time_start", "time_end", "split"]):
+            label, youtube_id, start, end, split = map(str.strip, cells)
             if not (label and youtube_id and start.isdecimal() and end.isdecimal()):
                 raise DatasetError(f"{path} line {n}: needs a label, a youtube_id and whole seconds as times")
-            role = split.lower()
-            if role not in ("train", *held_out):
-                raise DatasetError(f"{path} line {n}: split {split!r} is not train, {', '.join(held_out)}")
-            folder = folders.get(role, folders.get(role[:3], split))
-            subfolder = label if os.path.isdir(p.videos_dir / folder / label) else label.replace(" ", "_")
-            name = f"{youtube_id}_{int(start):06d}_{int(end):06d}.mp4"
-            rows.append((f"{folder}/{subfolder}/{name}", label, role))
+            if (role := split_of(split)) == "":
+                raise DatasetError(f"{path} line {n}: split {split!r} is not train, validate or test")
+            name = f"{youtube_id}_{int(start):06d}_{int(end):06d}"
+            # a missing one is rejected by the name that it would have
+            videos = existing[name, role] or existing[name, ""] or [f"{split}/{label}/{name}.mp4"]
+            rows.append((videos[0], label, role))
     return _tested_on(held_out, rows, p.lists)
 
 
@@ -148,31 +139,33 @@ def _tested_on(held_out: tuple[str, ...], rows: Rows, where: Path) -> Listing:
     return Listing([(video, name, roles[split]) for video, name, split in rows if split in roles])
 
 
-def _read_csv(path: Path, columns: list[str], optional: tuple[str, ...] = ()) -> list[list[str]]:
-    """The cells of these columns, row by row; those of a missing optional column are empty."""
+def _read_csv(
+    path: Path, columns: list[str], optional: tuple[str, ...] = ()
+) -> Iterator[tuple[int, list[str]]]:
+    """Line number and the cells of these columns, row by row; of a missing optional one empty."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors too
-        raise DatasetError(f"{path}: not readable as CSV: {error}") from None
-    if missing := [c for c in columns if c not in table.columns]:
-        raise DatasetError(f"{path}: no column {', '.join(missing)}; it has {', '.join(table.columns)}")
-    return table.reindex(columns=[*columns, *optional], fill_value="").to_numpy().tolist()
-
-
-def _split_folders(root: Path, held_out: tuple[str, ...]) -> Listing:
-    """Class folders below train/ and one of these folders, in any case."""
-    paths = [(video, video.split("/")) for video in videos_below(root)]
-    rows = [(video, parts[1], parts[0].lower()) for video, parts in paths if len(parts) > 2]
-    return _tested_on(held_out, rows, root)
+        (_, header), *rows = files.read_csv(path) or [(1, [])]
+    except (ValueError, OSError) as error:
+        raise DatasetError(str(error)) from None
+    names = [name.strip().lower() for name in header]
+    if missing := ", ".join(c for c in columns if c not in names):
+        found = ", ".join(header) or "nothing"
+        raise DatasetError(f"{path}: no column {missing}; it has {found}. Separate them by , or ; or tabs")
+    for n, cells in rows:
+        row = dict(zip(names, cells, strict=True))
+        yield n, [row.get(name, "") for name in (*columns, *optional)]
 
 
 def _folder(p: Params) -> Listing:
-    """Class folders below train/ and test/ or val/, or right below the root with a seeded held-out part."""
-    names = {name.lower() for name in _subfolders(p.videos_dir)}
-    if "train" in names and names <= {"train", "test", "val"}:
-        return _split_folders(p.videos_dir, ("test", "val"))
-    rows = [(video, video.split("/")[0], "") for video in videos_below(p.videos_dir) if "/" in video]
-    return _hold_out(rows, p.test_pct)
+    """Class folders below folders of splits, or right below the root with a seeded held-out part."""
+    rows = _arranged(p)
+    splits = {split for *_, split in rows}
+    if splits == {"train"}:
+        what = f"only a training folder; {p.test_pct:g} % of it is held out"
+        warnings.warn(f"{p.videos_dir}: {what}", stacklevel=2)
+    if splits <= {"train", ""}:
+        return _hold_out([(video, name, "") for video, name, _ in rows], p.test_pct)
+    return _tested_on(("test", "val"), rows, p.videos_dir)
 
 
 def _csv(p: Params) -> Listing:
@@ -180,7 +173,8 @@ def _csv(p: Params) -> Listing:
     if p.lists is None:
         raise DatasetError("source = 'csv' needs lists, the CSV file with the columns video, label[, split]")
     rows = []
-    for n, (video, label, split) in enumerate(_read_csv(p.lists, ["video", "label"], ("split",)), 2):
+    for n, (video, label, split) in _read_csv(p.lists, ["video", "label"], ("split",)):
+        label, split = label.strip(), split.strip()
         if not video or not label or split not in ("", "train", "test"):
             raise DatasetError(f"{p.lists} line {n}: needs a video, a label, and train, test or no split")
         rows.append((video, label, split))
@@ -200,12 +194,13 @@ def _hold_out(rows: Rows, test_pct: float) -> Listing:
 
 def _annotated(p: Params) -> Listing:
     """A folder of videos, most of them without a label, and the CSV of ``labels`` made in annotate.ipynb."""
-    in_file = labels.read(p.labels_file, p.classes, p.test_pct)
+    videos = videos_below(p.videos_dir)
+    in_file = labels.read(p.labels_file, p.classes, p.test_pct, videos)
     rows = [(video, name, split) for video, (name, split) in in_file.items() if split != "skip"]
     for needed, kind in (("train", "labelled"), ("test", "held-out")):
         if not any(split == needed for *_, split in rows):
             raise DatasetError(f"{p.labels_file}: no {kind} video yet; label some in annotate.ipynb")
-    others = [(video, "", "train") for video in videos_below(p.videos_dir) if video not in in_file]
+    others = [(video, "", "train") for video in videos if video not in in_file]
     return Listing(rows + others, p.classes)
 
 
@@ -218,7 +213,7 @@ def open_root(p: Params) -> Path:
 
 
 SOURCES: dict[str | None, Callable[[Params], Listing]] = {
-    "demo": lambda p: _split_folders(p.videos_dir, ("test",)),
+    "demo": _folder,
     "ucf101": _ucf101,
     "hmdb51": _hmdb51,
     "kinetics": _kinetics,

@@ -11,7 +11,7 @@ import pandas as pd
 
 from videossl_core.data import files
 from videossl_core.data.datasets import Index
-from videossl_core.params import Params
+from videossl_core.params import Params, clean_name
 
 
 class Stream(IntEnum):
@@ -66,7 +66,7 @@ DRAWS = {"list": _listed, "uniform": _uniform, "stratified": _stratified}
 
 def _key(video: str) -> str:
     """Class folder and file name without its suffix: lists were made from copies in other folders."""
-    path = PurePosixPath(video)
+    path = PurePosixPath(clean_name(video))
     return f"{path.parent.name}/{path.stem}"
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 from videossl_core.data import files
@@ -13,8 +14,8 @@ class Labels:
     """Labels that can be set, skipped and taken back. Each change is on disk before the call returns; if
     somebody else changed the file, that counts, and earlier clicks can no longer be undone one by one."""
 
-    def __init__(self, path: Path, classes: list[str], test_pct: float = 25):
-        self.path, self.classes, self.test_pct = path, classes, test_pct
+    def __init__(self, path: Path, classes: list[str], test_pct: float = 25, videos: Collection[str] = ()):
+        self.path, self.classes, self.test_pct, self.videos = path, classes, test_pct, videos
         self._text: bytes | None = None
         self._before: list[Rows] = []  # what each click since then changed
         self.reread()
@@ -23,7 +24,7 @@ class Labels:
         """The labels as they are on disk now; raises LabelError as ``read`` does."""
         text = self.path.read_bytes() if self.path.exists() else None
         if text != self._text or text is None:
-            self.rows = read(self.path, self.classes, self.test_pct)
+            self.rows = read(self.path, self.classes, self.test_pct, self.videos)
             self._text, self._before = text, []
         return self.rows
 

@@ -1,6 +1,7 @@
 """The videos to label, and the widget that plays them and takes their labels."""
 
 import string
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import traitlets
 
 from videossl_core import prepare, probe, teacher
-from videossl_core.data import codec, datasets, demo
+from videossl_core.data import codec, datasets, demo, folders
 from videossl_core.data.labels import read
 from videossl_core.devices import device
 from videossl_core.linear import Scale
@@ -36,8 +37,9 @@ class Desk:
     def __init__(self, p: Params):
         self.root = datasets.open_root(p)
         self.p = p.but(classes=_classes(p))
-        self.labels = Labels(p.labels_file, self.p.classes, p.test_pct)
-        store, reasons = prepare.decode(p, p.data_dir, self.root, datasets.videos_below(self.root))
+        videos = datasets.videos_below(self.root)
+        self.labels = Labels(p.labels_file, self.p.classes, p.test_pct, videos)
+        store, reasons = prepare.decode(p, p.data_dir, self.root, videos)
         self.rejected = reasons[reasons != ""]
         self.videos = list(reasons.index[reasons == ""])
         if not self.videos:
@@ -56,7 +58,8 @@ class Desk:
 
 
 def _classes(p: Params) -> list[str]:
-    in_file = {label for label, _ in read(p.labels_file).values() if label}
+    in_file = Counter(label for label, _ in read(p.labels_file).values() if label)
+    folders.warn_of_near_names({name: in_file[name] for name in p.classes or in_file})
     classes = p.classes or datasets.alphabetical(in_file) or ([] if p.root else list(demo.NOUNS))
     if not classes:
         raise ParameterError("classes = None: name those you want to tell apart, as in 'walks,runs,jumps'")
