@@ -30,6 +30,9 @@ def cores() -> int:
     return min(cpu_count(), int(os.environ.get("SLURM_CPUS_PER_TASK", cpu_count())))
 
 
+BROKEN = f"no worker process can start; the cause is above. In a script, {files.UNGUARDED}"
+
+
 def map_unordered(
     function: Callable[[Any], Any],
     jobs: list,
@@ -55,7 +58,10 @@ def map_unordered(
                     running[pool.schedule(function, args=[job], timeout=limit)] = job
                 if not running:
                     return  # not by stop: a process that is just starting would print a traceback
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                done = wait(running, 1, FIRST_COMPLETED).done
+                if not done and not pool.active:  # a pool that breaks may forget a job
+                    raise RuntimeError(BROKEN)
+                for future in done:
                     job = running.pop(future)
                     yield job, _outcome(future, timeout(job) if timeout else None)
         except BaseException:
@@ -67,8 +73,7 @@ def _outcome(future: Future, timeout: float | None) -> Any:
     try:
         return future.result()
     except BrokenProcessPool:
-        reason = f"no worker process can start; the cause is above. In a script, {files.UNGUARDED}"
-        raise RuntimeError(reason) from None
+        raise RuntimeError(BROKEN) from None
     except TimeoutError:
         return Lost(f"time-out: not done within {timeout:g} s")
     except ProcessExpired as error:
