@@ -55,6 +55,7 @@ def confidences(predictions: VideoPredictions, video: str, most: int = 6, bars: 
     for name, height in shown.items():
         colour, hatch = looks.get(name, ("#dddddd", ""))
         look = {"align": "edge", "label": name, "color": colour, "hatch": hatch, "ec": "white"}
+        look["linewidth"] = 1 if each == 1 else 0  # edges would hide narrow bars
         axis.bar(rows.start, height, width, bottom, **look)
         bottom += height.to_numpy()
     axis.set(xlabel="seconds", ylabel="confidence", ylim=(0, 1), xlim=(0, rows.end.max()), title=video)
