@@ -6,6 +6,7 @@ interlacing. Damage costs the frames that are damaged.
 
 import re
 import stat
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
@@ -31,6 +32,8 @@ MAX_SIDE, MAX_FRAMES = 8192, 1_000_000
 _FORMATS = "avi,mov,matroska,webm,mpegts,mpeg,mpegvideo,flv,asf,ogg,m4v,h264,hevc,ivf,rm,dv,mxf,nut,gif"
 _STATED = ("avi", "mov,mp4", "matroska", "flv", "asf", "nut", "rm", "mxf")
 """Containers whose header states the length. For the others FFmpeg takes it from what there is."""
+_STANDSTILL = {"mpegts": 10, "mpeg": 10}
+"""Seconds after which the clock has jumped; 600 for the others. Broadcasts are cut together."""
 
 # Codes of ITU-T H.273: PQ and HLG transfer; the primaries of BT.2020 and of P3; nothing stated.
 _HDR, _WIDE, _UNSTATED = (16, 18), (9, 11, 12), (2, 3)
@@ -75,7 +78,7 @@ class Video:
 
     With ``fps`` they are those on screen every 1/fps seconds, else the frames as they come. ``damaged``
     counts the frames that could not be decoded or only in part, ``missing`` those that the file announces
-    and does not hold; both are known at the end.
+    and does not hold, ``decoded`` those that came; they are known at the end.
 
     Raises (while iterating):
         VideoError: the file is missing, unreadable, without frames, or implausibly large.
@@ -83,7 +86,7 @@ class Video:
 
     def __init__(self, path: Path, fps: float | None = None):
         self.path, self.fps = path, fps
-        self.damaged = self.missing = 0
+        self.decoded = self.damaged = self.missing = 0
         self.aspect = Fraction(1)  # width of a pixel divided by its height
 
     def shown_size(self, frame: av.VideoFrame) -> tuple[int, int]:
@@ -122,7 +125,8 @@ class Video:
         # a damaged header may announce more than its file can hold
         if stated * rate > MAX_FRAMES and self.path.stat().st_size > 8 * MAX_FRAMES:
             raise VideoError(f"implausible: {stated * rate:.0f} frames; cut it into parts")
-        count, reason = 0, ""
+        clock = _Clock(_tick(stream), 1 / rate, _STANDSTILL.get(container.format.name, 600))
+        packets, reason = 0, ""
         ends = {s: 0 for s in lasting}  # in units of their time bases
         lengths = {s: round(1 / rate / _tick(s)) for s in lasting}  # where a packet does not say it
         for packet in _packets(container, lasting):
@@ -130,6 +134,7 @@ class Video:
             start = packet.dts if packet.pts is None else packet.pts
             if start is not None:
                 ends[at] = max(ends[at], start + (packet.duration or lengths[at]))
+            packets += at is stream and packet.size > 0
             try:
                 frames = packet.decode() if at is stream else []
             except av.FFmpegError as error:
@@ -137,15 +142,34 @@ class Video:
                 self.damaged += 1
             for frame in frames:
                 _check_size(frame.width, frame.height)
-                if frame.pts is None:
-                    frame.pts, frame.time_base = round(count / rate / _tick(stream)), _tick(stream)
-                count += 1
+                clock.set(frame)
+                self.decoded += 1
                 self.damaged += frame.is_corrupt
                 yield frame
-        if not count:
+        if not self.decoded:
             raise VideoError(f"unreadable: no frame can be decoded{reason}" if reason else "zero frames")
         end = max(float(ends[s] * _tick(s)) for s in lasting)
-        self.missing = max(0, int((stated - end) * rate))
+        if stated > end > 0:  # at the rate of what is there: the header's may be that of another clock
+            self.missing = int((stated - end) * min(rate, packets / end))
+
+
+class _Clock:
+    """Times that only go forward. A frame that has none, lies before the last one, or comes after a longer
+    standstill, follows the last one at once: there two recordings meet, or a time is damaged."""
+
+    def __init__(self, tick: Fraction, step: float, standstill: float):
+        self._tick, self._step, self._standstill = tick, round(step / tick), round(standstill / tick)
+        self._last: int | None = None
+        self._shift = 0
+
+    def set(self, frame: av.VideoFrame) -> None:
+        time = (frame.pts or 0) + self._shift
+        if self._last is not None:
+            jump = frame.pts is None or not 0 <= time - self._last <= self._standstill
+            if jump:
+                time = self._last + self._step
+                self._shift = time - (frame.pts or 0)
+        frame.pts, frame.time_base, self._last = time, self._tick, time
 
 
 def announced(container: InputContainer, stream: VideoStream) -> tuple[float, list[Stream]]:
@@ -212,12 +236,33 @@ def _graph(frame: av.VideoFrame, filters: Iterable[tuple[str, str]]) -> Graph:
     return graph
 
 
+class _Kept(threading.local):
+    """The last graphs of a thread. FFmpeg takes seconds to set up a conversion of colours."""
+
+    def __init__(self) -> None:
+        self.graphs: dict[tuple, Graph] = {}
+
+
+_kept = _Kept()
+
+
+def _converted(frame: av.VideoFrame, filters: tuple[tuple[str, str], ...]) -> av.VideoFrame:
+    colours = (frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc)
+    key = (filters, frame.width, frame.height, frame.format.name, *colours)
+    graph = _kept.graphs.pop(key, None) or _graph(frame, filters)
+    graph.vpush(frame)
+    converted = graph.vpull()
+    _kept.graphs[key] = graph  # only now: one that has failed is not used again
+    if len(_kept.graphs) > 8:
+        del _kept.graphs[next(iter(_kept.graphs))]
+    return converted
+
+
 class Scaler:
     """Frames at any size as upright RGB pictures; set up once for all frames of a video at one size."""
 
     def __init__(self) -> None:
         self._resizer = VideoReformatter()
-        self._graphs: dict[tuple, Graph] = {}
 
     def __call__(self, frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
         """(H, W, 3) uint8: the frame at this size, then turned as its marks ask, HDR and wide colours as a
@@ -225,11 +270,7 @@ class Scaler:
         """
         try:
             if filters := _conversion(frame, width, height):
-                key = (filters, frame.width, frame.height, frame.format.name)
-                if key not in self._graphs:
-                    self._graphs = {key: _graph(frame, filters)}
-                self._graphs[key].vpush(frame)
-                resized = self._graphs[key].vpull()
+                resized = _converted(frame, filters)
             else:
                 # where nothing is stated, players take pictures of more than standard definition for BT.709
                 large = frame.width >= 1280 or frame.height > 576

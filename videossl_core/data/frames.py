@@ -5,6 +5,7 @@ take a few KB each. Beside them lie the frames for the teacher, every n-th one a
 """
 
 import io
+import math
 import os
 import shutil
 import struct
@@ -65,7 +66,7 @@ class StoreSettings:
 class Row:
     """A video in the store's table. Height and width are of the picture as it is shown: upright, of square
     pixels. ``damaged`` frames could not be decoded or only in part, ``missing`` ones are announced by the
-    file and not in it.
+    file and not in it; with ``fps`` or ``stride`` both are given in frames of the store.
 
     A source file of the same size and times of change is the same; where one differs, its sha256 decides.
     """
@@ -140,7 +141,9 @@ def _store_video(source: Path, target: Path, settings: StoreSettings) -> dict:
         height, width = width, height
     rate = round(codec.mean_rate(times), 3)
     facts = {"frames": len(sizes), "fps": rate, "height": height, "width": width}
-    return facts | {"damaged": film.damaged, "missing": film.missing, "stored_bytes": int(offsets[-1])}
+    share = len(sizes) / film.decoded  # of the file's frames are stored: other counts are made to fit
+    lost = {"damaged": math.ceil(film.damaged * share), "missing": math.ceil(film.missing * share)}
+    return facts | lost | {"stored_bytes": int(offsets[-1])}
 
 
 def _new_row(video: str, source: Path, reason: str = "") -> Row:
