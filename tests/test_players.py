@@ -280,6 +280,18 @@ def test_hdr_looks_as_its_sdr_twin(tmp_path, transfer, curve, primaries):
     assert abs(tiles(picture) - COLOURS).mean() < 1
 
 
+def test_conversion_is_set_up_once(tmp_path, monkeypatch):
+    """FFmpeg takes seconds for HDR, and would for each of a thousand short videos."""
+    made = []
+    graph = codec._graph
+    monkeypatch.setattr(codec, "_kept", codec._Kept())
+    monkeypatch.setattr(codec, "_graph", lambda *given: made.append(given) or graph(*given))
+    path = chart(tmp_path / "v.mkv", COLOURS / 255, 9, (9, 16), bits=10)
+    first, again = (shown(path)[1] for _ in range(2))
+    assert len(made) == 1
+    assert np.array_equal(first, again)
+
+
 def test_interlaced(tmp_path):
     """Two fields of different times become one picture without combs; times stay."""
 
@@ -331,6 +343,65 @@ def test_frame_rate_and_stride(tmp_path):
     names = {path.name for path in (tmp_path / "store").iterdir()}
     expected = {"frames-64px-q95-every8", "frames-64px-q95-every8-stride3", "frames-64px-q95-every8-12.5fps"}
     assert names == expected
+
+
+def joined(tmp_path):
+    """Two recordings of 25 frames in one file: the clock begins again."""
+    whole = encode(tmp_path / "part.ts", numbered(25), **INTRA).read_bytes()
+    path = tmp_path / "v.ts"
+    path.write_bytes(whole + whole)
+    return path
+
+
+def with_pause(tmp_path, seconds):
+    """Half of the frames come so much later."""
+    times = [40 * n + 1000 * seconds * (n >= 25) for n in range(50)]
+    return encode(tmp_path / "v.mkv", numbered(50), times=times, **INTRA)
+
+
+JUMPS = {
+    "joined": (joined, 50),
+    "an hour": (lambda folder: with_pause(folder, 3600), 50),
+    "a still of 20 seconds": (lambda folder: with_pause(folder, 20), 550),
+}
+
+
+@pytest.mark.parametrize("kind", JUMPS)
+def test_times_that_jump(tmp_path, kind):
+    """``fps`` neither loses what comes after the jump nor fills an hour."""
+    make, count = JUMPS[kind]
+    path = make(tmp_path)
+    times = np.array([frame.time for frame in codec.Video(path)])
+    assert len(times) == 50
+    assert (np.diff(times) > 0).all()
+    assert times[-1] - times[0] == pytest.approx((count - 1) / 25, abs=0.1)
+    row = row_of(tmp_path, path, StoreSettings(64, 95, 8, fps=25))
+    assert row.frames == pytest.approx(count, abs=1)
+
+
+@pytest.mark.parametrize("way", [{}, {"stride": 4}, {"fps": 12.5}, {"fps": 50}])
+def test_damaged_share_with_fps_and_stride(tmp_path, way):
+    """Ten of 60 frames are damaged and 20 are missing, whatever part of the rest is stored."""
+    path = tmp_path / "v.mp4"
+    encode(path, noise(80), **INTRA, movflags="faststart")
+    with av.open(str(path)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes()[: packets[60][0]])
+    for start, size in packets[10:20]:
+        data[start + size // 2 : start + size // 2 + 50] = bytes(50)
+    path.write_bytes(data)
+    row = row_of(tmp_path, path, StoreSettings(64, 95, 8, **way))
+    assert row.reason == ""
+    assert row.damaged / row.frames == pytest.approx(10 / 60, abs=0.05)
+    assert row.missing / row.frames == pytest.approx(20 / 60, abs=0.05)
+
+
+def test_missing_frames_of_a_slow_film(tmp_path):
+    """Frames are missing at the rate of those that are there, whatever rate the header states."""
+    path = encode(tmp_path / "v.mkv", noise(40), times=range(0, 40_000, 1000), **INTRA)
+    os.truncate(path, path.stat().st_size // 2)
+    row = row_of(tmp_path, path)
+    assert row.missing == pytest.approx(40 - row.frames, abs=1)
 
 
 def test_long_video_is_written_as_it_is_decoded(tmp_path, monkeypatch):

@@ -69,12 +69,6 @@ def _zeroed(rng, data):
     return data[:start] + bytes(len(data[start : start + 200])) + data[start + 200 :]
 
 
-truncated = _damaged(lambda rng, data: data[: rng.randrange(1, len(data) + 1)])
-emptied = _damaged(lambda rng, data: b"")
-zeroed = _damaged(_zeroed)
-grown = _damaged(lambda rng, data: data + rng.randbytes(rng.choice([1, 5000])))
-
-
 def mixed_up(rng, pieces, others):
     """Some packets are those of another video: of another size, format or codec."""
     hit = set(rng.sample(range(len(pieces)), rng.choice([1, 3, 8])))
@@ -113,10 +107,21 @@ def _moved(piece: Piece, by: int) -> Piece:
     return replace(piece, dts=piece.dts + by, pts=None if piece.pts is None else piece.pts + by)
 
 
-PACKETS = (
-    *(dropped, doubled, reordered, truncated, emptied, zeroed, grown),
-    *(mixed_up, later, once_later, timeless, stretched, keyless),
-)
+PACKETS = {
+    "dropped": dropped,
+    "doubled": doubled,
+    "reordered": reordered,
+    "truncated": _damaged(lambda rng, data: data[: rng.randrange(1, len(data) + 1)]),
+    "emptied": _damaged(lambda rng, data: b""),
+    "zeroed": _damaged(_zeroed),
+    "grown": _damaged(lambda rng, data: data + rng.randbytes(rng.choice([1, 5000]))),
+    "mixed": mixed_up,
+    "later": later,
+    "once_later": once_later,
+    "timeless": timeless,
+    "stretched": stretched,
+    "keyless": keyless,
+}
 
 
 def remux(source: Path, target: Path, pieces: list[Piece]) -> list[Piece]:
@@ -127,6 +132,8 @@ def remux(source: Path, target: Path, pieces: list[Piece]) -> list[Piece]:
         copied = new.add_stream_from_template(stream)
         new.start_encoding()
         for piece in pieces:
+            if not piece.data and target.suffix == ".mpg":
+                continue  # FFmpeg would write for ever
             packet = av.Packet(piece.data)
             packet.pts, packet.dts, packet.duration = piece.pts, piece.dts, piece.duration
             packet.is_keyframe = piece.key

@@ -145,8 +145,7 @@ def structured(n: int, folder: Path, seed: int = 0) -> list[str]:
         base, other = rng.sample(bases, 2)
         kind = rng.choice(["packets", "lie", "lie", "joined"])
         if kind == "packets":
-            change = rng.choice(damage.PACKETS)
-            kind = change.__name__
+            kind, change = rng.choice(list(damage.PACKETS.items()))
         path = folder / "root" / f"{i:05d}-{kind}-{base.name}"
         if kind == "lie":
             path.write_bytes(damage.lie(rng, base.read_bytes())[1])
