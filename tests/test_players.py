@@ -125,6 +125,26 @@ def test_main_stream(tmp_path, name):
     assert numbers(pictures) == list(range(40))
 
 
+def test_title_in_another_encoding(tmp_path):
+    path = encode(tmp_path / "v.avi", numbered(3), "mpeg4", title="caf_")
+    data = path.read_bytes()
+    assert data.count(b"caf_") == 1
+    path.write_bytes(data.replace(b"caf_", "café".encode("latin-1")))
+    row = row_of(tmp_path, path)
+    assert (row.reason, row.frames) == ("", 3)
+
+
+def test_size_that_changes(tmp_path):
+    """The table tells the size of most frames."""
+    film = encode(tmp_path / "film.h264", numbered(12)).read_bytes()
+    advert = encode(tmp_path / "advert.h264", noise(4), pix_fmt="yuv444p").read_bytes()
+    path = tmp_path / "v.h264"
+    for parts in ((film, advert), (advert, film)):
+        path.write_bytes(b"".join(parts))
+        row = row_of(tmp_path, path)
+        assert (row.reason, row.frames, row.height, row.width) == ("", 16, 48, 64)
+
+
 # ---- How a frame looks
 
 

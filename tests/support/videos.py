@@ -19,6 +19,7 @@ def encode(
     ticks=1000,
     rate=25,
     tags=None,
+    title=None,
     **options,
 ):
     """Write (H, W, 3) uint8 pictures (4 with alpha), at the times given in milliseconds, or in other ticks a
@@ -29,6 +30,8 @@ def encode(
     path.parent.mkdir(parents=True, exist_ok=True)
     moving = {"movflags": options.pop("movflags", "")}
     with av.open(str(path), "w", options=moving if moving["movflags"] else {}) as container:
+        if title:
+            container.metadata["title"] = title
         stream = container.add_stream(codec_name, rate=rate)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt, stream.options = pix_fmt, options

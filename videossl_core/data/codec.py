@@ -46,7 +46,8 @@ class VideoError(ValueError):
 
 def open_video(path: Path) -> InputContainer:
     """Only these containers and this one file: play lists and concatenations would read other files."""
-    return av.open(f"file:{path}", options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"})
+    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+    return av.open(f"file:{path}", options=options, metadata_errors="replace")  # a title in any encoding
 
 
 def main_stream(container: InputContainer) -> VideoStream:
@@ -102,6 +103,8 @@ class Video:
                 if self.fps:
                     frames = _through(frames, ("fps", f"fps={self.fps}"))
                 for count, frame in enumerate(frames, 1):
+                    if count > 1000 * (10 + self.decoded):  # each frame of a few stands for many minutes
+                        raise VideoError(f"implausible: {count} frames of {self.decoded}; do not set fps")
                     if count > MAX_FRAMES:
                         raise VideoError(f"implausible: more than {MAX_FRAMES} frames; cut it into parts")
                     yield frame
@@ -123,8 +126,8 @@ class Video:
         self.aspect = Fraction(aspect if 1 / 8 < aspect < 8 else 1)  # anything else is damage
         rate, (stated, lasting) = rate_of(stream), announced(container, stream)
         # a damaged header may announce more than its file can hold
-        if stated * rate > MAX_FRAMES and self.path.stat().st_size > 8 * MAX_FRAMES:
-            raise VideoError(f"implausible: {stated * rate:.0f} frames; cut it into parts")
+        if stated * (self.fps or rate) > MAX_FRAMES and self.path.stat().st_size > 8 * MAX_FRAMES:
+            raise VideoError(f"implausible: {stated * (self.fps or rate):.0f} frames; cut it into parts")
         clock = _Clock(_tick(stream), 1 / rate, _STANDSTILL.get(container.format.name, 600))
         packets, reason = 0, ""
         ends = {s: 0 for s in lasting}  # in units of their time bases

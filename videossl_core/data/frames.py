@@ -12,6 +12,7 @@ import struct
 import time
 import warnings
 from array import array
+from collections import Counter
 from contextlib import closing, suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -119,14 +120,16 @@ def _store_video(source: Path, target: Path, settings: StoreSettings) -> dict:
     side, film = settings.frame_size, codec.Video(source, settings.fps)
     small, large = codec.Scaler(), codec.Scaler()
     sizes, teacher_sizes, times = array("q"), array("q"), array("d")
+    shapes: Counter[tuple[int, int]] = Counter()
     target.parent.mkdir(parents=True, exist_ok=True)
     waiting = partial(SpooledTemporaryFile[bytes], SPOOL, dir=str(target.parent))
     with waiting() as jpegs, waiting() as others:
         for frame in islice(film, None, None, settings.stride):
             times.append(frame.time)
+            shown = film.shown_size(frame)
+            shapes[shown[::-1] if codec.sideways(frame) else shown] += 1
             sizes.append(jpegs.write(_jpeg(small(frame, side, side), side, settings.jpeg_quality)))
             if (len(sizes) - 1) % settings.teacher_stride == 0:
-                shown = film.shown_size(frame)
                 width, height = (round(n * TEACHER_SHORT / min(shown)) for n in shown)
                 teacher_sizes.append(others.write(_jpeg(large(frame, width, height), TEACHER_SIDE, 92)))
         images = len(sizes) + len(teacher_sizes)
@@ -136,9 +139,7 @@ def _store_video(source: Path, target: Path, settings: StoreSettings) -> dict:
             for part in (jpegs, others):
                 part.seek(0)
                 shutil.copyfileobj(part, out)
-    width, height = film.shown_size(frame)
-    if codec.sideways(frame):
-        height, width = width, height
+    [((width, height), _)] = shapes.most_common(1)  # a stream may change its size, and damage may
     rate = round(codec.mean_rate(times), 3)
     facts = {"frames": len(sizes), "fps": rate, "height": height, "width": width}
     share = len(sizes) / film.decoded  # of the file's frames are stored: other counts are made to fit
