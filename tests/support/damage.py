@@ -8,6 +8,7 @@ import re
 import struct
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -147,53 +148,70 @@ def remux(source: Path, target: Path, pieces: list[Piece]) -> list[Piece]:
 # ---- Headers
 
 FIELDS = {
-    # what, and where it stands: after a mark, so many bytes on, as this kind of number
-    "mp4 movie": (b"mvhd", [(12, ">I"), (16, ">I")]),  # units a second, duration
-    "mp4 media": (b"mdhd", [(12, ">I"), (16, ">I")]),
-    "mp4 track": (b"tkhd", [(20, ">I"), (40, ">i"), (44, ">i"), (52, ">i"), (76, ">I"), (80, ">I")]),
-    "mp4 edit list": (b"elst", [(4, ">I"), (8, ">I"), (12, ">i"), (16, ">I")]),
-    "mp4 times": (b"stts", [(4, ">I"), (8, ">I"), (12, ">I"), (20, ">I")]),
-    "mp4 order": (b"ctts", [(4, ">I"), (8, ">I"), (12, ">i"), (20, ">i")]),
-    "mp4 sizes": (b"stsz", [(4, ">I"), (8, ">I"), (12, ">I")]),
-    "mp4 places": (b"stco", [(4, ">I"), (8, ">I")]),
-    "mp4 chunks": (b"stsc", [(4, ">I"), (8, ">I"), (12, ">I"), (16, ">I")]),
-    "mp4 key frames": (b"stss", [(4, ">I"), (8, ">I")]),
-    "mp4 picture": (b"avc1", [(24, ">H"), (26, ">H"), (40, ">H")]),
-    "mov picture": (b"png ", [(24, ">H"), (26, ">H"), (40, ">H"), (74, ">H")]),
-    "mp4 pixel": (b"pasp", [(0, ">I"), (4, ">I")]),
-    "mp4 fragment": (b"tfhd", [(0, ">I"), (4, ">I"), (8, ">I"), (16, ">I")]),
-    "mp4 fragment's time": (b"tfdt", [(4, ">I"), (8, ">I")]),
-    "mp4 fragment's run": (b"trun", [(0, ">I"), (4, ">I"), (8, ">i"), (12, ">I"), (16, ">I")]),
-    "avi": (b"avih", [(4, "<I"), (20, "<I"), (36, "<I"), (40, "<I")]),  # frame's time, frames, width, height
-    "avi stream": (b"strh", [(20, "<I"), (24, "<I"), (28, "<I"), (32, "<I"), (36, "<I"), (48, "<I")]),
-    "avi format": (b"strf", [(4, "<I"), (8, "<i"), (12, "<i"), (18, "<H"), (20, "<I")]),
-    "mkv duration": (b"\x44\x89\x88", [(0, ">d")]),
-    "mkv unit": (b"\x2a\xd7\xb1\x83", [(0, ">B"), (1, ">H")]),
-    "mkv rate": (b"\x23\xe3\x83\x84", [(0, ">I")]),
-    "mkv width": (b"\xb0\x81", [(0, ">B")]),
-    "mkv height": (b"\xba\x81", [(0, ">B")]),
-    "mkv shown size": (b"\x54\xb0\x81", [(0, ">B"), (4, ">B")]),
-    "mkv cluster's time": (b"\xe7\x82", [(0, ">H")]),
-    "mkv tag": (b"DURATION", [(3, "8s"), (4, "8s"), (6, "8s")]),
-    "flv duration": (b"duration\x00", [(0, ">d")]),
-    "flv rate": (b"framerate\x00", [(0, ">d")]),
-    "flv tag": (b"\x09", [(0, ">H"), (3, ">H"), (6, ">B")]),
-    "asf file": (b"\xa1\xdc\xab\x8c\x47\xa9\xcf\x11", [(40, "<Q"), (48, "<Q"), (64, "<Q"), (76, "<I")]),
-    "gif": (b"GIF89a", [(0, "<H"), (2, "<H")]),
-    "gif frame": (b"\x21\xf9\x04", [(1, "<H")]),
-    "mpeg sequence": (b"\x00\x00\x01\xb3", [(0, ">H"), (1, ">H"), (3, ">B")]),  # size, aspect and rate
-    "mpeg time": (b"\x00\x00\x01\xe0", [(5, ">I"), (6, ">I")]),
-    "png": (b"IHDR", [(0, ">I"), (4, ">I"), (8, ">B"), (9, ">B")]),
-    "ivf": (b"DKIF", [(8, "<H"), (10, "<H"), (12, "<I"), (16, "<I"), (20, "<I")]),
+    # by suffix: what, and where it stands: after a mark, so many bytes on, as this kind of number
+    ".mp4 .mov": {
+        "mp4 movie": (b"mvhd", [(12, ">I"), (16, ">I")]),  # units a second, duration
+        "mp4 media": (b"mdhd", [(12, ">I"), (16, ">I")]),
+        "mp4 track": (b"tkhd", [(20, ">I"), (40, ">i"), (44, ">i"), (52, ">i"), (76, ">I"), (80, ">I")]),
+        "mp4 edit list": (b"elst", [(4, ">I"), (8, ">I"), (12, ">i"), (16, ">I")]),
+        "mp4 times": (b"stts", [(4, ">I"), (8, ">I"), (12, ">I"), (20, ">I")]),
+        "mp4 order": (b"ctts", [(4, ">I"), (8, ">I"), (12, ">i"), (20, ">i")]),
+        "mp4 sizes": (b"stsz", [(4, ">I"), (8, ">I"), (12, ">I")]),
+        "mp4 places": (b"stco", [(4, ">I"), (8, ">I")]),
+        "mp4 chunks": (b"stsc", [(4, ">I"), (8, ">I"), (12, ">I"), (16, ">I")]),
+        "mp4 key frames": (b"stss", [(4, ">I"), (8, ">I")]),
+        "mp4 picture": (b"avc1", [(24, ">H"), (26, ">H"), (40, ">H")]),
+        "mov picture": (b"png ", [(24, ">H"), (26, ">H"), (40, ">H"), (74, ">H")]),
+        "mp4 pixel": (b"pasp", [(0, ">I"), (4, ">I")]),
+        "mp4 fragment": (b"tfhd", [(0, ">I"), (4, ">I"), (8, ">I"), (16, ">I")]),
+        "mp4 fragment's time": (b"tfdt", [(4, ">I"), (8, ">I")]),
+        "mp4 fragment's run": (b"trun", [(0, ">I"), (4, ">I"), (8, ">i"), (12, ">I"), (16, ">I")]),
+        "png": (b"IHDR", [(0, ">I"), (4, ">I"), (8, ">B"), (9, ">B")]),
+    },
+    ".avi": {
+        "avi": (b"avih", [(4, "<I"), (20, "<I"), (36, "<I"), (40, "<I")]),  # time, frames, size
+        "avi stream": (b"strh", [(20, "<I"), (24, "<I"), (28, "<I"), (32, "<I"), (36, "<I"), (48, "<I")]),
+        "avi format": (b"strf", [(4, "<I"), (8, "<i"), (12, "<i"), (18, "<H"), (20, "<I")]),
+    },
+    ".mkv .webm": {
+        "mkv duration": (b"\x44\x89\x88", [(0, ">d")]),
+        "mkv unit": (b"\x2a\xd7\xb1\x83", [(0, ">B"), (1, ">H")]),
+        "mkv rate": (b"\x23\xe3\x83\x84", [(0, ">I")]),
+        "mkv width": (b"\xb0\x81", [(0, ">B")]),
+        "mkv height": (b"\xba\x81", [(0, ">B")]),
+        "mkv shown size": (b"\x54\xb0\x81", [(0, ">B"), (4, ">B")]),
+        "mkv cluster's time": (b"\xe7\x82", [(0, ">H")]),
+        "mkv tag": (b"DURATION", [(3, "8s"), (4, "8s"), (6, "8s")]),
+    },
+    ".flv": {
+        "flv duration": (b"duration\x00", [(0, ">d")]),
+        "flv rate": (b"framerate\x00", [(0, ">d")]),
+        "flv tag": (b"\x09", [(0, ">H"), (3, ">H"), (6, ">B")]),
+    },
+    ".wmv": {
+        "asf file": (b"\xa1\xdc\xab\x8c\x47\xa9\xcf\x11", [(40, "<Q"), (48, "<Q"), (64, "<Q"), (76, "<I")]),
+    },
+    ".gif": {
+        "gif": (b"GIF89a", [(0, "<H"), (2, "<H")]),
+        "gif frame": (b"\x21\xf9\x04", [(1, "<H")]),
+    },
+    ".mpg .ts": {
+        "mpeg sequence": (b"\x00\x00\x01\xb3", [(0, ">H"), (1, ">H"), (3, ">B")]),  # size, aspect and rate
+        "mpeg time": (b"\x00\x00\x01\xe0", [(5, ">I"), (6, ">I")]),
+    },
+    ".ivf": {
+        "ivf": (b"DKIF", [(8, "<H"), (10, "<H"), (12, "<I"), (16, "<I"), (20, "<I")]),
+    },
 }  # fmt: skip
 TIMES = [b"00:00:00", b"00:00:09", b"09:00:00", b"99999999", b"00:99:99", b"-1:00:00", b"1e9:0:00"]
 
 
-def lie(rng: random.Random, data: bytes) -> tuple[str, bytes]:
+def lie(rng: random.Random, data: bytes, suffix: str) -> tuple[str, bytes]:
     """One field of a header, or of a packet's, says something else; its name."""
-    known = [(name, *field) for name, field in FIELDS.items() if field[0] in data]
+    fields = chain.from_iterable(f.items() for suffixes, f in FIELDS.items() if suffix in suffixes)
+    known = [(name, *field) for name, field in fields if field[0] in data]
     if not known:
-        return "", data
+        return "none", data
     name, mark, places = rng.choice(known)
     b = bytearray(data)
     starts = [m.end() for m in re.finditer(re.escape(mark), data)]

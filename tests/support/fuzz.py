@@ -146,18 +146,17 @@ def structured(n: int, folder: Path, seed: int = 0) -> list[str]:
         base, other = rng.sample(bases, 2)
         if rng.random() < 0.5:  # so that the one can be read as a part of the other
             other = rng.choice([path for path in bases if path.suffix == base.suffix])
-        kind = rng.choice(["packets", "lie", "lie", "joined"])
-        if kind == "packets":
-            kind, change = rng.choice(list(damage.PACKETS.items()))
-        path = folder / "root" / f"{i:05d}-{kind}-{base.name}"
-        if kind == "lie":
-            path.write_bytes(damage.lie(rng, base.read_bytes())[1])
-        elif kind == "joined":
-            path.write_bytes(damage.joined(rng, base.read_bytes(), other.read_bytes()))
-        else:
+        data, root = base.read_bytes(), folder / "root"
+        lie, lied = damage.lie(rng, data, base.suffix)
+        packets, change = rng.choice(list(damage.PACKETS.items()))
+        kind = rng.choice([packets, lie, lie, "joined"])
+        path = root / f"{i:05d}-{kind}-{base.name}"
+        if kind == packets:
             taken = damage.remux(base, path, change(rng, pieces[base], pieces[other]))
             if base.name in INTRA_ONLY:
                 whole[path.name] = sum(p.whole for p in taken), sum(p.data != b"" for p in taken)
+        else:
+            path.write_bytes(lied if kind == lie else damage.joined(rng, data, other.read_bytes()))
         names.append(path.name)
     wrong = []
     for k, way in enumerate(WAYS):
