@@ -365,6 +365,19 @@ def test_frame_rate_and_stride(tmp_path):
     assert names == expected
 
 
+@pytest.mark.parametrize(("count", "fps", "kept"), [(1, 1, 1), (10, 0.1, 1), (26, 1, 2), (25, 10, 10)])
+def test_few_frames(tmp_path, count, fps, kept):
+    """A video shorter than 1/fps keeps a frame; without any, preparing the data ended there."""
+    path = encode(tmp_path / "v.mp4", numbered(count), **INTRA)
+    row = row_of(tmp_path, path, StoreSettings(64, 95, 8, fps=fps))
+    assert (row.reason, row.frames) == ("", kept)
+
+
+def test_one_interlaced_frame(tmp_path):
+    path = encode(tmp_path / "v.mpg", numbered(1), "mpeg2video", flags="+ildct+ilme")
+    assert len(shown(path)[1]) == 1
+
+
 def joined(tmp_path):
     """Two recordings of 25 frames in one file: the clock begins again."""
     whole = encode(tmp_path / "part.ts", numbered(25), **INTRA).read_bytes()

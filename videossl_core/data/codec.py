@@ -101,7 +101,7 @@ class Video:
             with open_video(self.path) as container:
                 frames = _deinterlaced(self._decoded(container))
                 if self.fps:
-                    frames = _through(frames, ("fps", f"fps={self.fps}"))
+                    frames = _through(frames, ("fps", f"fps={self.fps}:eof_action=pass"))
                 for count, frame in enumerate(frames, 1):
                     if count > 1000 * (10 + self.decoded):  # each frame of a few stands for many minutes
                         raise VideoError(f"implausible: {count} frames of {self.decoded}; do not set fps")
