@@ -96,7 +96,7 @@ def timeless(rng, pieces, _):
 
 
 def stretched(rng, pieces, _):
-    by = rng.choice([2, 1000, 100_000])
+    by = rng.choice([2, 50, 100_000])
     return [replace(p, dts=by * p.dts, pts=p.pts and by * p.pts, duration=by * p.duration) for p in pieces]
 
 

@@ -161,7 +161,8 @@ class _Clock:
     standstill, follows the last one at once: there two recordings meet, or a time is damaged."""
 
     def __init__(self, tick: Fraction, step: float, standstill: float):
-        self._tick, self._step, self._standstill = tick, round(step / tick), round(standstill / tick)
+        self._tick, self._standstill = tick, round(standstill / tick)
+        self._step = round(min(step, 1.0) / tick)
         self._last: int | None = None
         self._shift = 0
 
