@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from support.videos import (
     INTRA,
+    copy_packets,
     encode,
     marked,
     noise,
@@ -373,6 +374,11 @@ def test_few_frames(tmp_path, count, fps, kept):
     assert (row.reason, row.frames) == ("", kept)
 
 
+def test_one_late_frame(tmp_path):
+    path = encode(tmp_path / "v.mkv", numbered(1), times=[440], **INTRA)
+    assert row_of(tmp_path, path, StoreSettings(64, 95, 8, fps=12.5)).frames == 1
+
+
 def test_one_interlaced_frame(tmp_path):
     path = encode(tmp_path / "v.mpg", numbered(1), "mpeg2video", flags="+ildct+ilme")
     assert len(shown(path)[1]) == 1
@@ -435,6 +441,16 @@ def test_missing_frames_of_a_slow_film(tmp_path):
     os.truncate(path, path.stat().st_size // 2)
     row = row_of(tmp_path, path)
     assert row.missing == pytest.approx(40 - row.frames, abs=1)
+
+
+def test_last_frame_of_an_hour(tmp_path):
+    def longer(packet):
+        packet.duration *= 1 if packet.pts < 49 * 512 else 25 * 3600
+
+    encode(tmp_path / "whole.mp4", numbered(50), **INTRA)
+    copy_packets(tmp_path / "whole.mp4", tmp_path / "v.mp4", longer)
+    row = row_of(tmp_path, tmp_path / "v.mp4", StoreSettings(64, 95, 8, fps=25))
+    assert 50 <= row.frames <= 75  # a second at most
 
 
 def test_long_video_is_written_as_it_is_decoded(tmp_path, monkeypatch):

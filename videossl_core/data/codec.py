@@ -102,12 +102,15 @@ class Video:
                 frames = _deinterlaced(self._decoded(container))
                 if self.fps:
                     frames = _through(frames, ("fps", f"fps={self.fps}:eof_action=pass"))
+                count = 0
                 for count, frame in enumerate(frames, 1):
                     if count > 1000 * (10 + self.decoded):  # each frame of a few stands for many minutes
                         raise VideoError(f"implausible: {count} frames of {self.decoded}; do not set fps")
                     if count > MAX_FRAMES:
                         raise VideoError(f"implausible: more than {MAX_FRAMES} frames; cut it into parts")
                     yield frame
+            if not count:
+                raise VideoError(f"zero frames at {self.fps:g} frames a second")
         except VideoError:
             raise
         except (FileNotFoundError, NotADirectoryError):
@@ -157,7 +160,7 @@ class Video:
 
 
 class _Clock:
-    """Times that only go forward. A frame that has none, lies before the last one, or comes after a longer
+    """Times that begin at zero and only go forward. A frame that has none, lies before the last one, or comes after a longer
     standstill, follows the last one at once: there two recordings meet, or a time is damaged."""
 
     def __init__(self, tick: Fraction, step: float, standstill: float):
@@ -167,12 +170,14 @@ class _Clock:
         self._shift = 0
 
     def set(self, frame: av.VideoFrame) -> None:
-        time = (frame.pts or 0) + self._shift
-        if self._last is not None:
-            jump = frame.pts is None or not 0 <= time - self._last <= self._standstill
-            if jump:
-                time = self._last + self._step
-                self._shift = time - (frame.pts or 0)
+        given = frame.pts or 0
+        if self._last is None:
+            self._shift = -given
+        elif frame.pts is None or not 0 <= given + self._shift - self._last <= self._standstill:
+            self._shift = self._last + self._step - given
+        time = given + self._shift
+        if frame.duration > self._standstill:
+            frame.duration = self._step
         frame.pts, frame.time_base, self._last = time, self._tick, time
 
 
