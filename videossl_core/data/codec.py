@@ -160,8 +160,9 @@ class Video:
 
 
 class _Clock:
-    """Times that begin at zero and only go forward. A frame that has none, lies before the last one, or comes after a longer
-    standstill, follows the last one at once: there two recordings meet, or a time is damaged."""
+    """Times that begin at zero and only go forward. A frame that has none, lies before the last one, or comes
+    after a longer standstill, follows the last one at once: there two recordings meet, or a time is damaged.
+    """
 
     def __init__(self, tick: Fraction, step: float, standstill: float):
         self._tick, self._standstill = tick, round(standstill / tick)
