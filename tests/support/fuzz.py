@@ -429,7 +429,7 @@ def caches(n: int, folder: Path, seed: int = 0) -> list[str]:
     return wrong
 
 
-KINDS = {videos: 1500, structured: 1500, lists: 1500, parameter_files: 1500, caches: 600}
+KINDS = {videos: 1500, structured: 900, lists: 1500, parameter_files: 1500, caches: 600}
 
 
 def main() -> int:
