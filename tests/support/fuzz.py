@@ -168,7 +168,7 @@ def _stored(folder: Path, names: list[str], settings=WAYS[0], whole=None) -> lis
     """What is wrong with a store of these videos; of some it is known how many of how many frames are whole."""
     root, before = folder / "root", _tree(folder)
     store = FrameStore(folder / "store", settings)
-    store.add(names, root, timeout=30)
+    store.add(names, root, timeout=60)  # FFmpeg takes seconds to set up HDR
     wrong = [f"{name}: not in the table" for name in set(names) - set(store.table.index)]
     for name, row in store.table.iterrows():
         try:
@@ -179,7 +179,7 @@ def _stored(folder: Path, names: list[str], settings=WAYS[0], whole=None) -> lis
     usable = int((store.table.reason == "").sum())
     if _tree(folder) != before:
         wrong.append("something was written outside the store")
-    if not len(names) // 20 < usable < len(names):
+    if not len(names) // 20 < usable < len(names) + (len(names) < 100):
         wrong.append(f"{usable} of {len(names)} are usable: these mutants prove little")
     return wrong
 
