@@ -4,7 +4,6 @@ The right pictures are drawn with NumPy before they are encoded.
 """
 
 import os
-import struct
 import tracemalloc
 import warnings
 from fractions import Fraction
@@ -13,7 +12,17 @@ import av
 import numpy as np
 import pandas as pd
 import pytest
-from support.videos import INTRA, encode
+from support.videos import (
+    INTRA,
+    copy_packets,
+    encode,
+    marked,
+    noise,
+    numbered,
+    trimmed,
+    with_sound,
+    with_thumbnail,
+)
 
 from videossl_core import params, prepare
 from videossl_core.data import codec, datasets, frames
@@ -29,23 +38,9 @@ def shown(path, **given) -> tuple[codec.Video, list[np.ndarray]]:
     return video, [scaled(frame, *video.shown_size(frame)) for frame in video]
 
 
-def numbered(count, height=48, width=64) -> list[np.ndarray]:
-    """Grey pictures that tell their number: the left half the tens, the right half the units."""
-    pictures = np.zeros((count, height, width, 3), np.uint8)
-    for n, picture in enumerate(pictures):
-        picture[:, : width // 2], picture[:, width // 2 :] = 25 * (n // 10), 25 * (n % 10)
-    return list(pictures)
-
-
 def numbers(pictures) -> list[int]:
     halves = [np.array(picture).mean((0, 2)).reshape(2, -1).mean(1) for picture in pictures]
     return [10 * round(tens / 25) + round(units / 25) for tens, units in halves]
-
-
-def noise(count=60, height=64, width=96) -> np.ndarray:
-    """Grey, for colours are stored at half the size."""
-    grey = np.random.default_rng(0).integers(0, 255, (count, height, width, 1), dtype=np.uint8)
-    return grey.repeat(3, axis=3)
 
 
 def row_of(tmp_path, path, settings=SETTINGS) -> pd.Series:
@@ -54,35 +49,15 @@ def row_of(tmp_path, path, settings=SETTINGS) -> pd.Series:
     return store.table.loc[path.name]
 
 
-def copy_packets(source, target, change) -> None:
-    """A file of another's packets, changed by ``change``, as a trimmer makes it that does not encode."""
-    with av.open(str(source)) as old, av.open(str(target), "w") as new:
-        stream = old.streams.video[0]
-        copied = new.add_stream_from_template(stream)
-        for packet in old.demux(stream):
-            if packet.dts is not None:
-                change(packet)
-                packet.stream = copied
-                new.mux(packet)
-
-
 # ---- Which frames
 
 
 def test_edit_list(tmp_path):
     """A phone's trim keeps all samples from the key frame on, and marks from where they are shown."""
-    one_key = {"g": "1000", "bf": "0", "sc_threshold": "0", "qp": "1"}
-    whole, trimmed = tmp_path / "whole.mp4", tmp_path / "trimmed.mp4"
-    encode(whole, numbered(93), **one_key)
-
-    def earlier(packet):
-        packet.pts -= round(2.7 / packet.time_base)
-        packet.dts = packet.pts
-
-    copy_packets(whole, trimmed, earlier)
-    with av.open(str(trimmed)) as container:
+    path = trimmed(tmp_path / "v.mp4", numbered(93), 2.7)
+    with av.open(str(path)) as container:
         assert container.streams.video[0].frames == 93  # so says the header
-    video, pictures = shown(trimmed)
+    video, pictures = shown(path)
     assert numbers(pictures) == list(range(68, 93))  # 2.7 s at 25 frames a second is 67.5
     assert (video.damaged, video.missing) == (0, 0)
 
@@ -129,21 +104,7 @@ def test_capture_that_begins_between_key_frames(tmp_path):
 
 
 def test_sound_that_outlasts_the_picture(tmp_path):
-    path = tmp_path / "v.webm"
-    with av.open(str(path), "w") as container:
-        stream, sound = (
-            container.add_stream("libvpx-vp9", rate=15),
-            container.add_stream("libopus", rate=48000),
-        )
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for picture in numbered(30):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-        for _ in range(20):
-            silence = av.AudioFrame.from_ndarray(np.zeros((1, 48000), np.float32), "fltp", "mono")
-            silence.sample_rate = 48000
-            container.mux(sound.encode(silence))
-        container.mux(sound.encode())
+    path = with_sound(tmp_path / "v.webm", numbered(30), 20)
     row = row_of(tmp_path, path)
     assert (row.reason, row.frames, row.missing) == ("", 30, 0)
 
@@ -161,20 +122,29 @@ def test_avi_with_empty_frames(tmp_path):
 @pytest.mark.parametrize("name", ["thumbnail.mkv", "cover.mp4"])
 def test_main_stream(tmp_path, name):
     """A single picture that comes first hides no film."""
-    path = tmp_path / name
-    with av.open(str(path), "w") as container:
-        first = container.add_stream("mjpeg", rate=25)
-        film = container.add_stream("libx264", rate=25, options={"qp": "1"})
-        first.width, first.height, first.pix_fmt = 32, 32, "yuvj420p"
-        film.width, film.height, film.pix_fmt = 64, 48, "yuv420p"
-        cover = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 255, np.uint8), format="rgb24")
-        container.mux(first.encode(cover))
-        for picture in numbered(40):
-            container.mux(film.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(first.encode())
-        container.mux(film.encode())
+    path = with_thumbnail(tmp_path / name, numbered(40))
     _, pictures = shown(path)
     assert numbers(pictures) == list(range(40))
+
+
+def test_title_in_another_encoding(tmp_path):
+    path = encode(tmp_path / "v.avi", numbered(3), "mpeg4", title="caf_")
+    data = path.read_bytes()
+    assert data.count(b"caf_") == 1
+    path.write_bytes(data.replace(b"caf_", "café".encode("latin-1")))
+    row = row_of(tmp_path, path)
+    assert (row.reason, row.frames) == ("", 3)
+
+
+def test_size_that_changes(tmp_path):
+    """The table tells the size of most frames."""
+    film = encode(tmp_path / "film.h264", numbered(12)).read_bytes()
+    advert = encode(tmp_path / "advert.h264", noise(4), pix_fmt="yuv444p").read_bytes()
+    path = tmp_path / "v.h264"
+    for parts in ((film, advert), (advert, film)):
+        path.write_bytes(b"".join(parts))
+        row = row_of(tmp_path, path)
+        assert (row.reason, row.frames, row.height, row.width) == ("", 16, 48, 64)
 
 
 # ---- How a frame looks
@@ -198,12 +168,7 @@ def test_display_matrix(tmp_path, matrix, quarter):
     picture = np.full((64, 96, 3), 20, np.uint8)
     picture[:32, :48] = 230
     picture[:8, :24] = 120  # tells a mirrored picture from a turned one
-    path = encode(tmp_path / "v.mp4", [picture] * 3, **INTRA)
-    data = bytearray(path.read_bytes())
-    a, b, c, d = (v * 65536 for v in matrix)
-    start = data.index(struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30), data.index(b"tkhd"))
-    data[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    path.write_bytes(data)
+    path = marked(tmp_path / "v.mp4", [picture] * 3, matrix)
     y, x = np.mgrid[:64, :96]
     to_x, to_y = matrix[0] * x + matrix[2] * y, matrix[1] * x + matrix[3] * y
     to_x, to_y = to_x - to_x.min(), to_y - to_y.min()
@@ -222,14 +187,8 @@ def test_pixels_that_are_not_square(tmp_path):
     y, x = np.mgrid[:96, :96]
     circle = np.where(((y - 47.5) ** 2 + ((x - 47.5) * 2) ** 2 < 40**2)[..., None], 230, 20)  # squeezed
     pictures = [circle.astype(np.uint8).repeat(3, 2)] * 16
-    path = tmp_path / "v.mkv"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options={"qp": "10"})
-        stream.width, stream.height, stream.pix_fmt = 96, 96, "yuv420p"
-        stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
+    tags = {"sample_aspect_ratio": Fraction(2, 1)}
+    path = encode(tmp_path / "v.mkv", pictures, tags=tags, qp="10")
     row = row_of(tmp_path, path)
     assert (row.height, row.width) == (96, 192)
     store = FrameStore(tmp_path / "store", SETTINGS)
@@ -343,6 +302,18 @@ def test_hdr_looks_as_its_sdr_twin(tmp_path, transfer, curve, primaries):
     assert abs(tiles(picture) - COLOURS).mean() < 1
 
 
+def test_conversion_is_set_up_once(tmp_path, monkeypatch):
+    """FFmpeg takes seconds for HDR, and would for each of a thousand short videos."""
+    made = []
+    graph = codec._graph
+    monkeypatch.setattr(codec, "_kept", codec._Kept())
+    monkeypatch.setattr(codec, "_graph", lambda *given: made.append(given) or graph(*given))
+    path = chart(tmp_path / "v.mkv", COLOURS / 255, 9, (9, 16), bits=10)
+    first, again = (shown(path)[1] for _ in range(2))
+    assert len(made) == 1
+    assert np.array_equal(first, again)
+
+
 def test_interlaced(tmp_path):
     """Two fields of different times become one picture without combs; times stay."""
 
@@ -366,16 +337,10 @@ def test_interlaced(tmp_path):
 
 
 def test_transparency_over_black(tmp_path):
-    path = tmp_path / "v.mov"
     picture = np.full((48, 64, 4), (200, 100, 50, 255), np.uint8)
     picture[:, 32:, 3] = 128
     picture[24:, 32:, 3] = 0
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("png", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "rgba"
-        for _ in range(3):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgba")))
-        container.mux(stream.encode())
+    path = encode(tmp_path / "v.mov", [picture] * 3, "png", "rgba")
     _, (first, *_) = shown(path)
     right = picture[..., :3] * (picture[..., 3:] / 255)
     assert abs(first - right).max() < 2.5
@@ -400,6 +365,93 @@ def test_frame_rate_and_stride(tmp_path):
     names = {path.name for path in (tmp_path / "store").iterdir()}
     expected = {"frames-64px-q95-every8", "frames-64px-q95-every8-stride3", "frames-64px-q95-every8-12.5fps"}
     assert names == expected
+
+
+@pytest.mark.parametrize(("count", "fps", "kept"), [(1, 1, 1), (10, 0.1, 1), (26, 1, 2), (25, 10, 10)])
+def test_few_frames(tmp_path, count, fps, kept):
+    """A video shorter than 1/fps keeps a frame; without any, preparing the data ended there."""
+    path = encode(tmp_path / "v.mp4", numbered(count), **INTRA)
+    row = row_of(tmp_path, path, StoreSettings(64, 95, 8, fps=fps))
+    assert (row.reason, row.frames) == ("", kept)
+
+
+def test_one_late_frame(tmp_path):
+    path = encode(tmp_path / "v.mkv", numbered(1), times=[440], **INTRA)
+    assert row_of(tmp_path, path, StoreSettings(64, 95, 8, fps=12.5)).frames == 1
+
+
+def test_one_interlaced_frame(tmp_path):
+    path = encode(tmp_path / "v.mpg", numbered(1), "mpeg2video", flags="+ildct+ilme")
+    assert len(shown(path)[1]) == 1
+
+
+def joined(tmp_path):
+    """Two recordings of 25 frames in one file: the clock begins again."""
+    whole = encode(tmp_path / "part.ts", numbered(25), **INTRA).read_bytes()
+    path = tmp_path / "v.ts"
+    path.write_bytes(whole + whole)
+    return path
+
+
+def with_pause(tmp_path, seconds):
+    """Half of the frames come so much later."""
+    times = [40 * n + 1000 * seconds * (n >= 25) for n in range(50)]
+    return encode(tmp_path / "v.mkv", numbered(50), times=times, **INTRA)
+
+
+JUMPS = {
+    "joined": (joined, 50),
+    "an hour": (lambda folder: with_pause(folder, 3600), 50),
+    "a still of 20 seconds": (lambda folder: with_pause(folder, 20), 550),
+}
+
+
+@pytest.mark.parametrize("kind", JUMPS)
+def test_times_that_jump(tmp_path, kind):
+    """``fps`` neither loses what comes after the jump nor fills an hour."""
+    make, count = JUMPS[kind]
+    path = make(tmp_path)
+    times = np.array([frame.time for frame in codec.Video(path)])
+    assert len(times) == 50
+    assert (np.diff(times) > 0).all()
+    assert times[-1] - times[0] == pytest.approx((count - 1) / 25, abs=0.1)
+    row = row_of(tmp_path, path, StoreSettings(64, 95, 8, fps=25))
+    assert row.frames == pytest.approx(count, abs=1)
+
+
+@pytest.mark.parametrize("way", [{}, {"stride": 4}, {"fps": 12.5}, {"fps": 50}])
+def test_damaged_share_with_fps_and_stride(tmp_path, way):
+    """Ten of 60 frames are damaged and 20 are missing, whatever part of the rest is stored."""
+    path = tmp_path / "v.mp4"
+    encode(path, noise(80), **INTRA, movflags="faststart")
+    with av.open(str(path)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes()[: packets[60][0]])
+    for start, size in packets[10:20]:
+        data[start + size // 2 : start + size // 2 + 50] = bytes(50)
+    path.write_bytes(data)
+    row = row_of(tmp_path, path, StoreSettings(64, 95, 8, **way))
+    assert row.reason == ""
+    assert row.damaged / row.frames == pytest.approx(10 / 60, abs=0.05)
+    assert row.missing / row.frames == pytest.approx(20 / 60, abs=0.05)
+
+
+def test_missing_frames_of_a_slow_film(tmp_path):
+    """Frames are missing at the rate of those that are there, whatever rate the header states."""
+    path = encode(tmp_path / "v.mkv", noise(40), times=range(0, 40_000, 1000), **INTRA)
+    os.truncate(path, path.stat().st_size // 2)
+    row = row_of(tmp_path, path)
+    assert row.missing == pytest.approx(40 - row.frames, abs=1)
+
+
+def test_last_frame_of_an_hour(tmp_path):
+    def longer(packet):
+        packet.duration *= 1 if packet.pts < 49 * 512 else 25 * 3600
+
+    encode(tmp_path / "whole.mp4", numbered(50), **INTRA)
+    copy_packets(tmp_path / "whole.mp4", tmp_path / "v.mp4", longer)
+    row = row_of(tmp_path, tmp_path / "v.mp4", StoreSettings(64, 95, 8, fps=25))
+    assert 50 <= row.frames <= 75  # a second at most
 
 
 def test_long_video_is_written_as_it_is_decoded(tmp_path, monkeypatch):

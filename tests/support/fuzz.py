@@ -11,6 +11,7 @@ import tempfile
 import time
 import warnings
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
 
-from support import helpers
-from support.videos import encode
+from support import damage, helpers
+from support.videos import INTRA, encode, marked, trimmed, with_sound, with_thumbnail
 from videossl_core import params, runs
 from videossl_core.data import datasets, splits
 from videossl_core.data.frames import FrameStore, StoreSettings
@@ -36,21 +37,52 @@ HEADERS = [
 ]  # fmt: skip
 
 
+HLG = {"color_primaries": 9, "color_trc": 18, "colorspace": 9}
+PLAIN = {
+    "h264.mp4": ("libx264", "yuv420p", {}),
+    "moov_first.mp4": ("libx264", "yuv420p", {"movflags": "faststart"}),
+    "fragmented.mp4": ("libx264", "yuv420p", {"movflags": "frag_keyframe+empty_moov", "g": "4"}),
+    "intra.mp4": ("libx264", "yuv420p", INTRA),
+    "mpeg4.avi": ("mpeg4", "yuv420p", {}),
+    "empty_frames.avi": ("mpeg4", "yuv420p", {"times": range(0, 64, 4), "ticks": 25}),
+    "h264.mkv": ("libx264", "yuv420p10le", {}),
+    "anamorphic.mkv": ("libx264", "yuv420p", {"tags": {"sample_aspect_ratio": Fraction(2, 1)}}),
+    "vp9.webm": ("libvpx-vp9", "yuv420p", {}),
+    "hlg.mp4": ("libx265", "yuv420p10le", {"tags": HLG, "x265-params": "log-level=none:pools=1"}),
+    "ffv1.mkv": ("ffv1", "bgr0", {"g": "1"}),
+    "mpeg2.mpg": ("mpeg2video", "yuv420p", {}),
+    "interlaced.mpg": ("mpeg2video", "yuv420p", {"flags": "+ildct+ilme"}),
+    "h264.ts": ("libx264", "yuv420p", {"g": "5", "bf": "0"}),
+    "flv1.flv": ("flv", "yuv420p", {}),
+    "moving.mov": ("mjpeg", "yuvj420p", {}),
+    "wmv2.wmv": ("wmv2", "yuv420p", {}),
+    "pictures.gif": ("gif", "rgb8", {}),
+    "raw.h264": ("libx264", "yuv420p", {"g": "5"}),
+    "raw.m4v": ("mpeg4", "yuv420p", {}),
+    "vp8.ivf": ("libvpx", "yuv420p", {}),
+}
+"""Codec, pixel format and options by name."""
+
+INTRA_ONLY = {"intra.mp4", "ffv1.mkv", "moving.mov", "alpha.mov", "png.mov", "mirrored.mp4"}
+"""Each of their frames can be decoded alone."""
+
+
 def base_videos(folder: Path) -> list[Path]:
-    noise = np.random.default_rng(0).integers(0, 255, (16, 48, 64, 3), dtype=np.uint8)
-    kinds = [
-        ("h264.mp4", "libx264", "yuv420p", {}),
-        ("moov_first.mp4", "libx264", "yuv420p", {"movflags": "faststart"}),
-        ("mpeg4.avi", "mpeg4", "yuv420p", {}),
-        ("h264.mkv", "libx264", "yuv420p10le", {}),
-        ("vp9.webm", "libvpx-vp9", "yuv420p", {}),
-        ("ffv1.mkv", "ffv1", "bgr0", {}),
-        ("mpeg2.mpg", "mpeg2video", "yuv420p", {}),
-        ("h264.ts", "libx264", "yuv420p", {}),
-        ("flv1.flv", "flv", "yuv420p", {}),
-        ("moving.mov", "mjpeg", "yuvj420p", {}),
+    """One of each kind that people have, of 16 frames."""
+    folder.mkdir(parents=True)
+    pictures = np.random.default_rng(0).integers(0, 255, (16, 48, 64, 3), dtype=np.uint8)
+    alpha = np.random.default_rng(1).integers(0, 255, (16, 40, 56, 4), dtype=np.uint8)
+    return [
+        *(encode(folder / name, pictures, codec, fmt, **o) for name, (codec, fmt, o) in PLAIN.items()),
+        encode(folder / "alpha.mov", alpha, "png", "rgba"),
+        encode(folder / "png.mov", pictures, "png", "rgb24"),
+        encode(folder / "small.h264", alpha, "libx264", "yuv444p", g="5"),
+        encode(folder / "small.ts", alpha, "libx264", "yuv420p", g="5", bf="0"),
+        trimmed(folder / "trimmed.mp4", [*pictures, *pictures], 0.64),
+        marked(folder / "mirrored.mp4", pictures, (0, 1, 1, 0)),
+        with_sound(folder / "sound.webm", pictures, 3),
+        with_thumbnail(folder / "thumbnail.mkv", pictures),
     ]
-    return [encode(folder / name, noise, codec_name, fmt, **o) for name, codec_name, fmt, o in kinds]
 
 
 def mutate_video(rng: random.Random, data: bytes, other: bytes) -> bytes:
@@ -82,6 +114,14 @@ def mutate_video(rng: random.Random, data: bytes, other: bytes) -> bytes:
     return bytes(b)
 
 
+REASONS = ("unreadable", "no video", "zero", "truncated", "implausible")
+WAYS = (
+    StoreSettings(32, 90, 4),
+    StoreSettings(32, 90, 4, fps=12.5, stride=1),
+    StoreSettings(32, 90, 4, stride=3),
+)
+
+
 def videos(n: int, folder: Path, seed: int = 0) -> list[str]:
     """Put n mutated videos into a frame store."""
     rng = random.Random(seed)
@@ -92,27 +132,82 @@ def videos(n: int, folder: Path, seed: int = 0) -> list[str]:
         base, other = rng.sample(bases, 2)
         names.append(f"{i:05d}{rng.choice([base, base, other]).suffix}")
         (root / names[-1]).write_bytes(mutate_video(rng, base.read_bytes(), other.read_bytes()))
-    before = helpers.tree(folder)
-    store = FrameStore(folder / "store", StoreSettings(32, 90, 4))
-    store.add(names, root, timeout=30)
+    return _stored(folder, names)
+
+
+def structured(n: int, folder: Path, seed: int = 0) -> list[str]:
+    """Put n videos with structured damage into frame stores: as they come, with ``fps``, with ``stride``."""
+    rng = random.Random(seed)
+    bases = base_videos(folder / "bases")
+    pieces = {base: damage.read_pieces(base) for base in bases}
+    (folder / "root").mkdir()
+    names, whole = [], {}
+    for i in range(n):
+        base, other = rng.sample(bases, 2)
+        if rng.random() < 0.5:  # so that the one can be read as a part of the other
+            other = rng.choice([path for path in bases if path.suffix == base.suffix])
+        data, root = base.read_bytes(), folder / "root"
+        lie, lied = damage.lie(rng, data, base.suffix)
+        packets, change = rng.choice(list(damage.PACKETS.items()))
+        kind = rng.choice([packets, lie, lie, "joined"])
+        path = root / f"{i:05d}-{kind}-{base.name}"
+        if kind == packets:
+            taken = damage.remux(base, path, change(rng, pieces[base], pieces[other]))
+            if base.name in INTRA_ONLY:
+                whole[path.name] = sum(p.whole for p in taken), sum(p.data != b"" for p in taken)
+        else:
+            path.write_bytes(lied if kind == lie else damage.joined(rng, data, other.read_bytes()))
+        names.append(path.name)
+    wrong = []
+    for k, way in enumerate(WAYS):
+        wrong += _stored(folder, names[k :: len(WAYS)], way, whole)
+    return wrong
+
+
+def _stored(folder: Path, names: list[str], settings=WAYS[0], whole=None) -> list[str]:
+    """What is wrong with a store of these videos; of some it is known how many of how many frames are whole."""
+    root, before = folder / "root", _tree(folder)
+    store = FrameStore(folder / "store", settings)
+    store.add(names, root, timeout=60)  # FFmpeg takes seconds to set up HDR
     wrong = [f"{name}: not in the table" for name in set(names) - set(store.table.index)]
     for name, row in store.table.iterrows():
-        if row.reason:
-            if not row.reason.startswith(("unreadable", "no video", "zero", "truncated", "implausible")):
-                wrong.append(f"{name}: {row.reason}")  # a crash or a time-out: survived, but look at it
-            continue
         try:
-            assert row.frames >= 1
-            for teacher, count in ((False, row.frames), (True, -(-row.frames // 4))):
-                assert len(store.images(name, np.arange(count), teacher)) == count
+            _check_row(store, root / name, row, *(whole or {}).get(name, (0, None)))
         except Exception as error:
-            wrong.append(f"{name}: {row.frames} frames, but {error!r}")
+            claims = "{reason!r}, {frames} frames, {damaged} damaged, {missing} missing, {fps} fps"
+            wrong.append(f"{name} {settings.name}: {claims.format(**row)}: {error!r}")
     usable = int((store.table.reason == "").sum())
-    if {name: data for name, data in helpers.tree(folder).items() if not name.startswith("store/")} != before:
+    if _tree(folder) != before:
         wrong.append("something was written outside the store")
-    if not n // 20 < usable < n:
-        wrong.append(f"{usable} of {n} are usable: these mutants prove little")
+    if not len(names) // 20 < usable < len(names) + (len(names) < 100):
+        wrong.append(f"{usable} of {len(names)} are usable: these mutants prove little")
     return wrong
+
+
+def _tree(folder: Path) -> dict:
+    return {name: data for name, data in helpers.tree(folder).items() if not name.startswith("store/")}
+
+
+def _check_row(store: FrameStore, path: Path, row, whole: int, packets: int | None) -> None:
+    """The row's claims fit what the store holds, and what could be decoded."""
+    settings, name = store.settings, path.name
+    if row.reason:
+        # else a crash or a time-out: survived, but look at it
+        assert row.reason.startswith(REASONS), "an unknown reason"
+        assert not whole, f"{whole} of {packets} frames are whole"
+        return
+    assert row.frames >= 1
+    for teacher, count in ((False, row.frames), (True, -(-row.frames // settings.teacher_stride))):
+        assert len(store.images(name, np.arange(count), teacher)) == count
+    assert min(row.height, row.width) >= 4
+    assert max(row.height, row.width) <= 8 * 8192
+    assert row.fps > 1 / 2000, "an implausible rate"
+    assert row.frames < 60_000, "implausibly many"
+    if packets is not None and settings == WAYS[0]:
+        lost = max(row.damaged, packets - row.frames)
+        assert whole <= row.frames <= packets, f"{whole} of {packets} frames are whole"
+        assert row.damaged <= packets - whole, f"{whole} of {packets} frames are whole"
+        assert row.frames + row.damaged + row.missing >= packets, f"{lost} lost without a word"
 
 
 # ---- Lists and parameter files
@@ -334,7 +429,7 @@ def caches(n: int, folder: Path, seed: int = 0) -> list[str]:
     return wrong
 
 
-KINDS = {videos: 1500, lists: 1500, parameter_files: 1500, caches: 600}
+KINDS = {videos: 1500, structured: 900, lists: 1500, parameter_files: 1500, caches: 600}
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ interlacing. Damage costs the frames that are damaged.
 
 import re
 import stat
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
@@ -34,6 +35,8 @@ _FORMATS = (
 )
 _STATED = ("avi", "mov,mp4", "matroska", "flv", "asf", "nut", "rm", "mxf")
 """Containers whose header states the length. For the others FFmpeg takes it from what there is."""
+_STANDSTILL = {"mpegts": 10, "mpeg": 10}
+"""Seconds after which the clock has jumped; 600 for the others. Broadcasts are cut together."""
 
 # Codes of ITU-T H.273: PQ and HLG transfer; the primaries of BT.2020 and of P3; nothing stated.
 _HDR, _WIDE, _UNSTATED = (16, 18), (9, 11, 12), (2, 3)
@@ -46,7 +49,8 @@ class VideoError(ValueError):
 
 def open_video(path: Path) -> InputContainer:
     """Only these containers and this one file: play lists and concatenations would read other files."""
-    return av.open(f"file:{path}", options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"})
+    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+    return av.open(f"file:{path}", options=options, metadata_errors="replace")  # a title in any encoding
 
 
 def main_stream(container: InputContainer) -> VideoStream:
@@ -78,7 +82,7 @@ class Video:
 
     With ``fps`` they are those on screen every 1/fps seconds, else the frames as they come. ``damaged``
     counts the frames that could not be decoded or only in part, ``missing`` those that the file announces
-    and does not hold; both are known at the end.
+    and does not hold, ``decoded`` those that came; they are known at the end.
 
     Raises (while iterating):
         VideoError: the file is missing, unreadable, without frames, or implausibly large.
@@ -86,7 +90,7 @@ class Video:
 
     def __init__(self, path: Path, fps: float | None = None):
         self.path, self.fps = path, fps
-        self.damaged = self.missing = 0
+        self.decoded = self.damaged = self.missing = 0
         self.aspect = Fraction(1)  # width of a pixel divided by its height
 
     def shown_size(self, frame: av.VideoFrame) -> tuple[int, int]:
@@ -100,11 +104,16 @@ class Video:
             with open_video(self.path) as container:
                 frames = _deinterlaced(self._decoded(container))
                 if self.fps:
-                    frames = _through(frames, ("fps", f"fps={self.fps}"))
+                    frames = _through(frames, ("fps", f"fps={self.fps}:eof_action=pass"))
+                count = 0
                 for count, frame in enumerate(frames, 1):
+                    if count > 1000 * (10 + self.decoded):  # each frame of a few stands for many minutes
+                        raise VideoError(f"implausible: {count} frames of {self.decoded}; do not set fps")
                     if count > MAX_FRAMES:
                         raise VideoError(f"implausible: more than {MAX_FRAMES} frames; cut it into parts")
                     yield frame
+            if not count:
+                raise VideoError(f"zero frames at {self.fps:g} frames a second")
         except VideoError:
             raise
         except (FileNotFoundError, NotADirectoryError):
@@ -123,9 +132,10 @@ class Video:
         self.aspect = Fraction(aspect if 1 / 8 < aspect < 8 else 1)  # anything else is damage
         rate, (stated, lasting) = rate_of(stream), announced(container, stream)
         # a damaged header may announce more than its file can hold
-        if stated * rate > MAX_FRAMES and self.path.stat().st_size > 8 * MAX_FRAMES:
-            raise VideoError(f"implausible: {stated * rate:.0f} frames; cut it into parts")
-        count, reason = 0, ""
+        if stated * (self.fps or rate) > MAX_FRAMES and self.path.stat().st_size > 8 * MAX_FRAMES:
+            raise VideoError(f"implausible: {stated * (self.fps or rate):.0f} frames; cut it into parts")
+        clock = _Clock(_tick(stream), 1 / rate, _STANDSTILL.get(container.format.name, 600))
+        packets, reason = 0, ""
         ends = {s: 0 for s in lasting}  # in units of their time bases
         lengths = {s: round(1 / rate / _tick(s)) for s in lasting}  # where a packet does not say it
         for packet in _packets(container, lasting):
@@ -133,6 +143,7 @@ class Video:
             start = packet.dts if packet.pts is None else packet.pts
             if start is not None:
                 ends[at] = max(ends[at], start + (packet.duration or lengths[at]))
+            packets += at is stream and packet.size > 0
             try:
                 frames = packet.decode() if at is stream else []
             except av.FFmpegError as error:
@@ -140,15 +151,38 @@ class Video:
                 self.damaged += 1
             for frame in frames:
                 _check_size(frame.width, frame.height)
-                if frame.pts is None:
-                    frame.pts, frame.time_base = round(count / rate / _tick(stream)), _tick(stream)
-                count += 1
+                clock.set(frame)
+                self.decoded += 1
                 self.damaged += frame.is_corrupt
                 yield frame
-        if not count:
+        if not self.decoded:
             raise VideoError(f"unreadable: no frame can be decoded{reason}" if reason else "zero frames")
         end = max(float(ends[s] * _tick(s)) for s in lasting)
-        self.missing = max(0, int((stated - end) * rate))
+        if stated > end > 0:  # at the rate of what is there: the header's may be that of another clock
+            self.missing = int((stated - end) * min(rate, packets / end))
+
+
+class _Clock:
+    """Times that begin at zero and only go forward. A frame that has none, lies before the last one, or comes
+    after a longer standstill, follows the last one at once: there two recordings meet, or a time is damaged.
+    """
+
+    def __init__(self, tick: Fraction, step: float, standstill: float):
+        self._tick, self._standstill = tick, round(standstill / tick)
+        self._step = round(min(step, 1.0) / tick)
+        self._last: int | None = None
+        self._shift = 0
+
+    def set(self, frame: av.VideoFrame) -> None:
+        given = frame.pts or 0
+        if self._last is None:
+            self._shift = -given
+        elif frame.pts is None or not 0 <= given + self._shift - self._last <= self._standstill:
+            self._shift = self._last + self._step - given
+        time = given + self._shift
+        if frame.duration > self._standstill:
+            frame.duration = self._step
+        frame.pts, frame.time_base, self._last = time, self._tick, time
 
 
 def announced(container: InputContainer, stream: VideoStream) -> tuple[float, list[Stream]]:
@@ -215,6 +249,28 @@ def _graph(frame: av.VideoFrame, filters: Iterable[tuple[str, str]]) -> Graph:
     return graph
 
 
+class _Kept(threading.local):
+    """The last graphs of a thread. FFmpeg takes seconds to set up a conversion of colours."""
+
+    def __init__(self) -> None:
+        self.graphs: dict[tuple, Graph] = {}
+
+
+_kept = _Kept()
+
+
+def _converted(frame: av.VideoFrame, filters: tuple[tuple[str, str], ...]) -> av.VideoFrame:
+    colours = (frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc)
+    key = (filters, frame.width, frame.height, frame.format.name, *colours)
+    graph = _kept.graphs.pop(key, None) or _graph(frame, filters)
+    graph.vpush(frame)
+    converted = graph.vpull()
+    _kept.graphs[key] = graph  # only now: one that has failed is not used again
+    if len(_kept.graphs) > 8:
+        del _kept.graphs[next(iter(_kept.graphs))]
+    return converted
+
+
 class Scaler:
     """Frames as upright RGB pictures of one size; set up once for all frames of a video that are alike."""
 
@@ -232,9 +288,8 @@ class Scaler:
             if kind != self._kind:
                 self._set_up(frame, width, height)
                 self._kind = kind
-            if self._graph:
-                self._graph.vpush(frame)
-                resized = self._graph.vpull()
+            if self._filters:
+                resized = _converted(frame, self._filters)
             else:
                 resized = self._resizer.reformat(
                     frame, width, height, "rgb24", self._colours, None, "AREA", threads=1
@@ -245,8 +300,7 @@ class Scaler:
         return (picture.swapaxes(0, 1) if self._sideways else picture)[self._flips]
 
     def _set_up(self, frame: av.VideoFrame, width: int, height: int) -> None:
-        filters = _conversion(frame, width, height)
-        self._graph = _graph(frame, filters) if filters else None
+        self._filters = _conversion(frame, width, height)
         # where nothing is stated, players take pictures of more than standard definition for BT.709
         large = frame.width >= 1280 or frame.height > 576
         self._colours = Colorspace.ITU709 if large and frame.colorspace in _UNSTATED else None

@@ -5,12 +5,14 @@ take a few KB each. Beside them lie the frames for the teacher, every n-th one a
 """
 
 import io
+import math
 import os
 import shutil
 import struct
 import time
 import warnings
 from array import array
+from collections import Counter
 from contextlib import closing, suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -65,7 +67,7 @@ class StoreSettings:
 class Row:
     """A video in the store's table. Height and width are of the picture as it is shown: upright, of square
     pixels. ``damaged`` frames could not be decoded or only in part, ``missing`` ones are announced by the
-    file and not in it.
+    file and not in it; with ``fps`` or ``stride`` both are given in frames of the store.
 
     A source file of the same size and times of change is the same; where one differs, its sha256 decides.
     """
@@ -118,14 +120,16 @@ def store_video(source: Path, target: Path, settings: StoreSettings) -> dict:
     side, film = settings.frame_size, codec.Video(source, settings.fps)
     small, large = codec.Scaler(), codec.Scaler()
     sizes, teacher_sizes, times = array("q"), array("q"), array("d")
+    shapes: Counter[tuple[int, int]] = Counter()
     target.parent.mkdir(parents=True, exist_ok=True)
     waiting = partial(SpooledTemporaryFile[bytes], SPOOL, dir=str(target.parent))
     with waiting() as jpegs, waiting() as others:
         for frame in islice(film, None, None, settings.stride):
             times.append(frame.time)
+            shown = film.shown_size(frame)
+            shapes[shown[::-1] if codec.sideways(frame) else shown] += 1
             sizes.append(jpegs.write(_jpeg(small(frame, side, side), side, settings.jpeg_quality)))
             if (len(sizes) - 1) % settings.teacher_stride == 0:
-                shown = film.shown_size(frame)
                 width, height = (round(n * TEACHER_SHORT / min(shown)) for n in shown)
                 teacher_sizes.append(others.write(_jpeg(large(frame, width, height), TEACHER_SIDE, 92)))
         images = len(sizes) + len(teacher_sizes)
@@ -135,12 +139,12 @@ def store_video(source: Path, target: Path, settings: StoreSettings) -> dict:
             for part in (jpegs, others):
                 part.seek(0)
                 shutil.copyfileobj(part, out)
-    width, height = film.shown_size(frame)
-    if codec.sideways(frame):
-        height, width = width, height
+    [((width, height), _)] = shapes.most_common(1)  # a stream may change its size, and damage may
     rate = round(codec.mean_rate(times), 3)
     facts = {"frames": len(sizes), "fps": rate, "height": height, "width": width}
-    return facts | {"damaged": film.damaged, "missing": film.missing, "stored_bytes": int(offsets[-1])}
+    share = len(sizes) / film.decoded  # of the file's frames are stored: other counts are made to fit
+    lost = {"damaged": math.ceil(film.damaged * share), "missing": math.ceil(film.missing * share)}
+    return facts | lost | {"stored_bytes": int(offsets[-1])}
 
 
 def _new_row(video: str, source: Path, reason: str = "") -> Row:
