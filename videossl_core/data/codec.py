@@ -95,8 +95,11 @@ class Video:
 
     def __iter__(self) -> Iterator[av.VideoFrame]:
         try:
-            if not stat.S_ISREG(self.path.stat().st_mode):
+            status = self.path.stat()
+            if not stat.S_ISREG(status.st_mode):
                 raise VideoError("unreadable: not a regular file")
+            if not status.st_size:
+                raise VideoError("unreadable: an empty file")
             with open_video(self.path) as container:
                 frames = _deinterlaced(self._decoded(container))
                 if self.fps:
