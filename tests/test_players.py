@@ -317,6 +317,17 @@ def test_hdr_looks_as_its_sdr_twin(tmp_path, transfer, curve, primaries):
     assert abs(tiles(picture) - COLOURS).mean() < 1
 
 
+def test_second_hdr_video_needs_no_new_table(tmp_path):
+    """FFmpeg takes seconds for one; another kind of video in between changes nothing."""
+    light = 203 * (COLOURS / 255) ** 2.4 @ TO_BT2020.T
+    curves = {16: perceptual_quantizer, 18: hybrid_log_gamma}
+    paths = [chart(tmp_path / f"{t}.mkv", curve(light), 9, (9, t), bits=10) for t, curve in curves.items()]
+    codec._converter.cache_clear()
+    first, second = ([shown(path)[1] for path in paths] for _ in range(2))
+    assert np.array_equal(first, second)
+    assert codec._converter.cache_info().misses == 2
+
+
 def test_interlaced(tmp_path):
     """Two fields of different times become one picture without combs; times stay."""
 

@@ -9,9 +9,10 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain, groupby
 from pathlib import Path
+from threading import get_ident
 
 import av
 import numpy as np
@@ -198,7 +199,7 @@ def _through(frames: Iterable[av.VideoFrame], *filters: tuple[str, str]) -> Iter
     graph = None
     for frame in chain(frames, [None]):
         if graph is None and frame is not None:
-            graph = _graph(frame, filters)
+            graph = _graph(_source(frame), filters)
         if graph is not None:
             graph.vpush(frame)
             with suppress(av.BlockingIOError, av.EOFError):  # it wants more, or has given all
@@ -206,16 +207,24 @@ def _through(frames: Iterable[av.VideoFrame], *filters: tuple[str, str]) -> Iter
                     yield graph.vpull()
 
 
-def _graph(frame: av.VideoFrame, filters: Iterable[tuple[str, str]]) -> Graph:
+def _source(frame: av.VideoFrame) -> str:
+    """What a graph needs to know of the frames that go into it."""
+    size = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base={frame.time_base}"
+    return f"{size}:colorspace={int(frame.colorspace)}:range={int(frame.color_range)}"
+
+
+def _graph(source: str, filters: Iterable[tuple[str, str]]) -> Graph:
     graph = Graph()
     graph.threads = 1
-    source = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}"
-    source += (
-        f":time_base={frame.time_base}:colorspace={int(frame.colorspace)}:range={int(frame.color_range)}"
-    )
     nodes = [graph.add("buffer", source), *(graph.add(*f) for f in filters), graph.add("buffersink")]
     graph.link_nodes(*nodes).configure()
     return graph
+
+
+@lru_cache(8)
+def _converter(source: str, filters: Iterable[tuple[str, str]], *_: int) -> Graph:
+    """A graph for all videos of this kind, in this thread: FFmpeg takes seconds to make its table for HDR."""
+    return _graph(source, filters)
 
 
 class Scaler:
@@ -243,13 +252,15 @@ class Scaler:
                     frame, width, height, "rgb24", self._colours, None, "AREA", threads=1
                 )
         except (av.FFmpegError, ValueError) as error:
+            _converter.cache_clear()  # it may hold the frame that failed
             raise VideoError(f"unreadable: cannot be converted to RGB ({error})") from None
         picture = resized.to_ndarray()
         return (picture.swapaxes(0, 1) if self._sideways else picture)[self._flips]
 
     def _set_up(self, frame: av.VideoFrame, width: int, height: int) -> None:
         filters = _conversion(frame, width, height)
-        self._graph = _graph(frame, filters) if filters else None
+        colours = frame.color_trc, frame.color_primaries
+        self._graph = _converter(_source(frame), filters, *colours, get_ident()) if filters else None
         # where nothing is stated, players take pictures of more than standard definition for BT.709
         large = frame.width >= 1280 or frame.height > 576
         self._colours = Colorspace.ITU709 if large and frame.colorspace in _UNSTATED else None
