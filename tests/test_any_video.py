@@ -266,7 +266,7 @@ def test_nothing_silent_nothing_lost(root, tmp_path):
     spans = predictions.spans()
     assert {*spans.video} == {*good.index}
     assert spans.end[spans.video.str.endswith("twenty minutes.mp4")].max() == pytest.approx(1200, rel=0.02)
-    one = predict.predict_files(p, root / 'train/a block/wide "pixels".mkv')
+    one = predict.predict_files(p, next(root.rglob("wide*.mkv")))
     assert list(one.table.reason) == [""]
     broken = predict.predict_files(p, root / "train/a bar/sound.mp4")
     assert list(broken.table.reason) == [table.reason["train/a bar/sound.mp4"]]
@@ -293,4 +293,4 @@ def looks_right(clip: bytes, kind: str, path: Path) -> None:
     for frame in codec.Video(path):
         assert frame.width / frame.height == pytest.approx(4 / 3, rel=0.01)
         shown = codec.Scaler()(frame, 160, 120).astype(int)
-        assert abs(shown - scene(0, kind))[60:].mean() < 8
+        assert abs(shown - scene(0, kind))[60:].mean() < 12  # a GIF has 256 colours; mirrored it is 24
