@@ -71,7 +71,7 @@ def test_suffix_found_and_decoded(tmp_path, suffix, container, codec_name, pix_f
 def test_passed_over_is_counted(tmp_path):
     root = touch(tmp_path, "a/1.mp4", "a/2.avi", "a/1.JPG", "b/2.jpg", "b/notes.txt", "README", "b/.DS_Store")
     assert folders.passed_over(root, datasets.videos_below(root)) == (
-        "passed over: 2 .jpg, 1 without a suffix, 1 .txt"
+        "passed over: 2 .jpg, 1 without a suffix, 1 hidden, 1 .txt"
     )
     assert folders.passed_over(root / "a", ["1.mp4", "1.JPG"]) == "passed over: 1 .avi"
     assert folders.passed_over(root / "a", ["1.mp4", "1.JPG", "2.avi"]) == "passed over: nothing"
@@ -161,7 +161,11 @@ def test_folders_without_videos_are_named(tmp_path):
     root = touch(
         tmp_path, *TWO, "valid/cat/3.mp4", "valid/bird/3.txt", "annotations/a.json", "__MACOSX/._1.mp4"
     )
-    with pytest.warns(UserWarning, match="no video in __MACOSX, annotations, valid/bird: passed over"):
+    touch(root, "train/loose.mp4")
+    with (
+        pytest.warns(UserWarning, match="no video in __MACOSX, annotations, valid/bird: passed over"),
+        pytest.warns(UserWarning, match="1 videos lie in no class folder, such as train/loose.mp4"),
+    ):
         index = index_of(root)
     assert list(index.table.split) == ["train", "train", "test"]
     assert index.classes == ["cat", "dog"]

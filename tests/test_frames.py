@@ -110,7 +110,7 @@ def test_broken_video_left_out(own_videos, tmp_path):
     assert list(data.rejected.video) == ["time/0.mp4"]
     assert "time/0.mp4" not in set(data.split.video)
     assert "unreadable" in (p.data_dir / "rejected.csv").read_text()
-    with pytest.raises(DatasetError, match=r"1 of 8 videos .* max_reject_pct .*time/0.mp4: unreadable"):
+    with pytest.raises(DatasetError, match=r"(?s)1 of 8 videos .* max_reject_pct .*time/0.mp4: unreadable"):
         prepare.prepare(p.but(max_reject_pct=5))
 
 

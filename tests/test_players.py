@@ -14,11 +14,14 @@ import pandas as pd
 import pytest
 from support.videos import (
     INTRA,
+    TO_BT2020,
     copy_packets,
     encode,
+    hybrid_log_gamma,
     marked,
     noise,
     numbered,
+    perceptual_quantizer,
     trimmed,
     with_sound,
     with_thumbnail,
@@ -269,27 +272,6 @@ def test_matrix_that_is_not_stated(tmp_path, tile, matrix):
     assert abs(tiles(picture) - COLOURS).max() < 2
 
 
-def perceptual_quantizer(nits):
-    """SMPTE ST 2084."""
-    m1, m2 = 2610 / 16384, 2523 / 4096 * 128
-    c1, c2, c3 = 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32
-    y = (nits / 10_000) ** m1
-    return ((c1 + c2 * y) / (1 + c3 * y)) ** m2
-
-
-def hybrid_log_gamma(nits, peak=1000.0, gamma=1.2):
-    """ITU-R BT.2100: the inverse of the display's gamma, then the camera's curve."""
-    display = nits / peak
-    luminance = display @ np.array([0.2627, 0.678, 0.0593])
-    scene = display * np.where(luminance > 0, luminance, 1)[:, None] ** ((1 - gamma) / gamma)
-    a, b, c = 0.17883277, 0.28466892, 0.55991073
-    return np.where(scene <= 1 / 12, np.sqrt(3 * scene), a * np.log(np.maximum(12 * scene - b, 1e-9)) + c)
-
-
-TO_BT2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])
-"""Linear light of BT.709's primaries to BT.2020's (ITU-R BT.2087)."""
-
-
 @pytest.mark.parametrize(("transfer", "curve"), [(16, perceptual_quantizer), (18, hybrid_log_gamma)])
 @pytest.mark.parametrize("primaries", [9, 2])
 def test_hdr_looks_as_its_sdr_twin(tmp_path, transfer, curve, primaries):
@@ -302,16 +284,15 @@ def test_hdr_looks_as_its_sdr_twin(tmp_path, transfer, curve, primaries):
     assert abs(tiles(picture) - COLOURS).mean() < 1
 
 
-def test_conversion_is_set_up_once(tmp_path, monkeypatch):
-    """FFmpeg takes seconds for HDR, and would for each of a thousand short videos."""
-    made = []
-    graph = codec._graph
-    monkeypatch.setattr(codec, "_kept", codec._Kept())
-    monkeypatch.setattr(codec, "_graph", lambda *given: made.append(given) or graph(*given))
-    path = chart(tmp_path / "v.mkv", COLOURS / 255, 9, (9, 16), bits=10)
-    first, again = (shown(path)[1] for _ in range(2))
-    assert len(made) == 1
-    assert np.array_equal(first, again)
+def test_second_hdr_video_needs_no_new_table(tmp_path):
+    """FFmpeg takes seconds for one; another kind of video in between changes nothing."""
+    light = 203 * (COLOURS / 255) ** 2.4 @ TO_BT2020.T
+    curves = {16: perceptual_quantizer, 18: hybrid_log_gamma}
+    paths = [chart(tmp_path / f"{t}.mkv", curve(light), 9, (9, t), bits=10) for t, curve in curves.items()]
+    codec._converter.cache_clear()
+    first, second = ([shown(path)[1] for path in paths] for _ in range(2))
+    assert np.array_equal(first, second)
+    assert codec._converter.cache_info().misses == 2
 
 
 def test_interlaced(tmp_path):

@@ -158,13 +158,9 @@ def test_long_film(trained, tmp_path):
 
 @pytest.mark.slow
 def test_what_a_browser_gets(folder, tmp_path):
-    source = folder / "a.mp4"
-    assert films.for_browser(source) == source.read_bytes()  # it plays as it is
-    wide = tmp_path / "wide.avi"
     frames = np.random.default_rng(0).integers(0, 255, (300, 90, 640, 3), dtype=np.uint8)
     codec.write(tmp_path / "wide.mp4", frames, qp=40)
-    shutil.copy(tmp_path / "wide.mp4", wide)  # a name that no browser takes: re-encoded
-    (tmp_path / "made.mp4").write_bytes(films.for_browser(wide))
+    (tmp_path / "made.mp4").write_bytes(films.for_browser(tmp_path / "wide.mp4"))
     made = list(codec.Video(tmp_path / "made.mp4"))
     assert (made[0].width, made[0].height) == (320, 44)
     assert len(made) == pytest.approx(250, abs=2)  # ten seconds

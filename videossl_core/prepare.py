@@ -60,15 +60,15 @@ def decode(p: Params, folder: Path, root: Path, videos: list[str]) -> tuple[Fram
 
 
 ADVICE = {
-    "missing": "no such file: correct the list, or copy the file to this folder",
-    "unreadable": "copy it again; if a player shows it, convert it: ffmpeg -i VIDEO new.mp4",
-    "no video stream": "it has sound at most; take it out",
-    "zero frames": "copy it again; there is no picture in it",
-    "implausible": "cut or resize it with ffmpeg, or write a new header: ffmpeg -i VIDEO -c copy new.mp4",
-    "damaged": "copy or download it again, or raise max_damaged_pct to use the frames that are left",
-    "shorter than a clip": "short_videos = loop repeats it, and a smaller clip_frames asks for less",
-    "time-out": "raise video_timeout, or convert it: ffmpeg -i VIDEO new.mp4",
-    "crash": "convert it: ffmpeg -i VIDEO new.mp4; if memory was short, lower prep_workers",
+    "missing": "No such file, or a link to nowhere: correct the list, or copy the file to this folder",
+    "unreadable": "No video, or broken off. Copy it again; if a player shows it: ffmpeg -i VIDEO new.mp4",
+    "no video stream": "It has sound at most; take it out",
+    "zero frames": "There is no picture in it; copy it again",
+    "implausible": "Cut or resize it with ffmpeg, or write a new header: ffmpeg -i VIDEO -c copy new.mp4",
+    "damaged": "Copy or download it again, or raise max_damaged_pct to use the frames that are left",
+    "shorter than a clip": "With short_videos = loop it is repeated; a smaller clip_frames asks for less",
+    "time-out": "Raise video_timeout, or convert it: ffmpeg -i VIDEO new.mp4",
+    "crash": "Convert it: ffmpeg -i VIDEO new.mp4; if memory was short, lower prep_workers",
 }
 """What a person can do about a video that cannot be used, by the beginning of the reason."""
 
@@ -88,10 +88,10 @@ def decode_index(p: Params, index: datasets.Index) -> tuple[FrameStore, pd.DataF
     files.write_text(path, rejected.to_csv(index=False))
     count = f"{len(rejected)} of {len(reasons)} videos"
     if 100 * len(rejected) > p.max_reject_pct * len(reasons):
-        first = "; ".join(f"{r.video}: {r.reason}" for r in rejected.head(3).itertuples())
+        first = "".join(f"\n{r.video}: {r.reason}" for r in rejected.head(3).itertuples())
         raise datasets.DatasetError(
-            f"{count} below {index.root} are unusable: over max_reject_pct = {p.max_reject_pct:g} %. All are "
-            f"listed in {path}. The first: {first}"
+            f"{count} below {index.root} are unusable: over max_reject_pct = {p.max_reject_pct:g} %. Mend or "
+            f"remove them, or raise max_reject_pct to go on without. All are in {path}, the first:{first}"
         )
     if len(rejected):
         warnings.warn(f"{count} are left out, see {path}", stacklevel=2)

@@ -12,6 +12,9 @@ from PIL import Image
 
 from videossl_core.data import codec, frames
 
+SECONDS = 10
+"""A film shows at most so much of the beginning of a video."""
+
 
 def picture(jpeg: bytes) -> np.ndarray:
     """(height, width, 3) uint8"""
@@ -20,10 +23,10 @@ def picture(jpeg: bytes) -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def film(store: frames.FrameStore, video: str, caption: str = "", width: int = 160) -> str:
-    """HTML that plays the stored frames of a video, at most the first ten seconds."""
+    """HTML that plays the stored frames of a video, at most the first SECONDS."""
     row = store.table.loc[video]
     fps = float(row.fps) or 25.0
-    numbers = np.arange(min(int(row.frames), round(10 * fps)))
+    numbers = np.arange(min(int(row.frames), round(SECONDS * fps)))
     return player(map(picture, store.read(video, numbers)), fps, caption, width)
 
 
@@ -33,16 +36,14 @@ def player(pictures: Iterable[np.ndarray], fps: float, caption: str = "", width:
     return playing(_encoded(even, fps), caption, width)
 
 
-def for_browser(path: Path, side: int = 320, seconds: float = 10) -> bytes:
-    """A video that any browser plays: the file itself if it is a small one in MP4 or WebM, else its first
-    ten seconds as H.264, with a long side of at most ``side`` pixels; raises codec.VideoError."""
-    if _plays_as_it_is(path):
-        return path.read_bytes()
+def for_browser(path: Path, side: int = 320) -> bytes:
+    """The beginning of a video (SECONDS) as it is stored, as H.264, which any browser plays, with a long side
+    of at most ``side`` pixels; raises codec.VideoError."""
     video, scaled = codec.Video(path), codec.Scaler()
     pictures, times = [], []
     for frame in video:
         times.append(frame.time)
-        if times[-1] - times[0] > seconds:
+        if times[-1] - times[0] > SECONDS:
             break
         shown = video.shown_size(frame)
         scale = min(1, side / max(shown))
@@ -51,15 +52,10 @@ def for_browser(path: Path, side: int = 320, seconds: float = 10) -> bytes:
     return _encoded(pictures, min(60, max(1, codec.mean_rate(times))))
 
 
-def _plays_as_it_is(path: Path) -> bool:
-    if path.suffix.lower() not in (".mp4", ".m4v", ".webm") or path.stat().st_size > 4e6:
-        return False
-    try:
-        with codec.open_video(path) as container:
-            context = container.streams.video[0].codec_context
-            return context.name in ("h264", "vp8", "vp9", "libdav1d", "av1") and context.pix_fmt == "yuv420p"
-    except Exception:  # decoding it will give the reason
-        return False
+def part_shown(store: frames.FrameStore, video: str) -> str:
+    """How much of a long video its film shows, in words; empty if all."""
+    seconds = store.table.frames[video] / store.table.fps[video]
+    return f"the first {SECONDS} of its {seconds:.0f} seconds are shown" if seconds > SECONDS + 0.5 else ""
 
 
 def _encoded(pictures: Iterable[np.ndarray], fps: float) -> bytes:

@@ -45,8 +45,10 @@ STYLE = {
 
 
 def style() -> None:
-    """What every notebook calls once: plot style, text alternatives of figures, progress of long work."""
+    """What every notebook calls once: style of plots and tables, text alternatives of figures, progress of
+    long work."""
     live.show_progress()
+    pd.set_option("display.max_colwidth", None)  # a reason is read to its end
     sns.set_theme(context="notebook", style="whitegrid", font_scale=0.9, rc=STYLE, palette="colorblind")
     shell = get_ipython()
     if hasattr(shell, "kernel"):

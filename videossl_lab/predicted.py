@@ -18,7 +18,8 @@ def show_uncertain(predictions: VideoPredictions, n: int = 6, along: bool = Fals
     """The first n usable videos of the table, which starts with the smallest margin, playable."""
     parts = []
     for row in predictions.table[predictions.table.reason == ""].head(n).itertuples():
-        caption = f"<b>{escape(row.video)}</b><br>{escape(_in_words(row))}"
+        part = films.part_shown(predictions.store, row.video)
+        caption = f"<b>{escape(row.video)}</b><br>{escape(_in_words(row))}" + (f"<br>{part}" if part else "")
         parts.append(films.playing(films.for_browser(predictions.root / row.video), caption, 240))
         if along:
             figure = confidences(predictions, row.video)

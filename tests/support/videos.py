@@ -149,3 +149,24 @@ def with_thumbnail(path, pictures):
         container.mux(first.encode())
         container.mux(film.encode())
     return path
+
+
+def perceptual_quantizer(nits):
+    """SMPTE ST 2084."""
+    m1, m2 = 2610 / 16384, 2523 / 4096 * 128
+    c1, c2, c3 = 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32
+    y = (nits / 10_000) ** m1
+    return ((c1 + c2 * y) / (1 + c3 * y)) ** m2
+
+
+def hybrid_log_gamma(nits, peak=1000.0, gamma=1.2):
+    """ITU-R BT.2100: the inverse of the display's gamma, then the camera's curve."""
+    display = nits / peak
+    luminance = display @ np.array([0.2627, 0.678, 0.0593])
+    scene = display * np.where(luminance > 0, luminance, 1)[:, None] ** ((1 - gamma) / gamma)
+    a, b, c = 0.17883277, 0.28466892, 0.55991073
+    return np.where(scene <= 1 / 12, np.sqrt(3 * scene), a * np.log(np.maximum(12 * scene - b, 1e-9)) + c)
+
+
+TO_BT2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])
+"""Linear light of BT.709's primaries to BT.2020's (ITU-R BT.2087)."""

@@ -6,13 +6,13 @@ interlacing. Damage costs the frames that are damaged.
 
 import re
 import stat
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain, groupby
 from pathlib import Path
+from threading import get_ident
 
 import av
 import numpy as np
@@ -99,8 +99,11 @@ class Video:
 
     def __iter__(self) -> Iterator[av.VideoFrame]:
         try:
-            if not stat.S_ISREG(self.path.stat().st_mode):
+            status = self.path.stat()
+            if not stat.S_ISREG(status.st_mode):
                 raise VideoError("unreadable: not a regular file")
+            if not status.st_size:
+                raise VideoError("unreadable: an empty file")
             with open_video(self.path) as container:
                 frames = _deinterlaced(self._decoded(container))
                 if self.fps:
@@ -229,7 +232,7 @@ def _through(frames: Iterable[av.VideoFrame], *filters: tuple[str, str]) -> Iter
     graph = None
     for frame in chain(frames, [None]):
         if graph is None and frame is not None:
-            graph = _graph(frame, filters)
+            graph = _graph(_source(frame), filters)
         if graph is not None:
             graph.vpush(frame)
             with suppress(av.BlockingIOError, av.EOFError):  # it wants more, or has given all
@@ -237,38 +240,24 @@ def _through(frames: Iterable[av.VideoFrame], *filters: tuple[str, str]) -> Iter
                     yield graph.vpull()
 
 
-def _graph(frame: av.VideoFrame, filters: Iterable[tuple[str, str]]) -> Graph:
+def _source(frame: av.VideoFrame) -> str:
+    """What a graph needs to know of the frames that go into it."""
+    size = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base={frame.time_base}"
+    return f"{size}:colorspace={int(frame.colorspace)}:range={int(frame.color_range)}"
+
+
+def _graph(source: str, filters: Iterable[tuple[str, str]]) -> Graph:
     graph = Graph()
     graph.threads = 1
-    source = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}"
-    source += (
-        f":time_base={frame.time_base}:colorspace={int(frame.colorspace)}:range={int(frame.color_range)}"
-    )
     nodes = [graph.add("buffer", source), *(graph.add(*f) for f in filters), graph.add("buffersink")]
     graph.link_nodes(*nodes).configure()
     return graph
 
 
-class _Kept(threading.local):
-    """The last graphs of a thread. FFmpeg takes seconds to set up a conversion of colours."""
-
-    def __init__(self) -> None:
-        self.graphs: dict[tuple, Graph] = {}
-
-
-_kept = _Kept()
-
-
-def _converted(frame: av.VideoFrame, filters: tuple[tuple[str, str], ...]) -> av.VideoFrame:
-    colours = (frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc)
-    key = (filters, frame.width, frame.height, frame.format.name, *colours)
-    graph = _kept.graphs.pop(key, None) or _graph(frame, filters)
-    graph.vpush(frame)
-    converted = graph.vpull()
-    _kept.graphs[key] = graph  # only now: one that has failed is not used again
-    if len(_kept.graphs) > 8:
-        del _kept.graphs[next(iter(_kept.graphs))]
-    return converted
+@lru_cache(8)
+def _converter(source: str, filters: Iterable[tuple[str, str]], *_: int) -> Graph:
+    """A graph for all videos of this kind, in this thread: FFmpeg takes seconds to make its table for HDR."""
+    return _graph(source, filters)
 
 
 class Scaler:
@@ -288,19 +277,23 @@ class Scaler:
             if kind != self._kind:
                 self._set_up(frame, width, height)
                 self._kind = kind
-            if self._filters:
-                resized = _converted(frame, self._filters)
+            if self._graph:
+                self._graph.vpush(frame)
+                resized = self._graph.vpull()
             else:
                 resized = self._resizer.reformat(
                     frame, width, height, "rgb24", self._colours, None, "AREA", threads=1
                 )
         except (av.FFmpegError, ValueError) as error:
+            _converter.cache_clear()  # it may hold the frame that failed
             raise VideoError(f"unreadable: cannot be converted to RGB ({error})") from None
         picture = resized.to_ndarray()
         return (picture.swapaxes(0, 1) if self._sideways else picture)[self._flips]
 
     def _set_up(self, frame: av.VideoFrame, width: int, height: int) -> None:
-        self._filters = _conversion(frame, width, height)
+        filters = _conversion(frame, width, height)
+        colours = frame.color_trc, frame.color_primaries
+        self._graph = _converter(_source(frame), filters, *colours, get_ident()) if filters else None
         # where nothing is stated, players take pictures of more than standard definition for BT.709
         large = frame.width >= 1280 or frame.height > 576
         self._colours = Colorspace.ITU709 if large and frame.colorspace in _UNSTATED else None

@@ -26,7 +26,7 @@ class DatasetError(ValueError):
 
 
 def _files_below(folder: Path) -> list[str]:
-    """Sorted relative paths. Links to folders are followed, but not in a circle; hidden ones are skipped."""
+    """Sorted relative paths. Links to folders are followed, but not in a circle, hidden folders are not."""
 
     def warn(error: OSError) -> None:
         warnings.warn(f"{error.filename}: passed over ({error.strerror})", stacklevel=4)
@@ -36,20 +36,25 @@ def _files_below(folder: Path) -> list[str]:
         parent = Path(path)
         above = {os.path.realpath(p) for p in (parent, *parent.parents)}
         subfolders[:] = [s for s in subfolders if s[0] != "." and os.path.realpath(parent / s) not in above]
-        found += [parent / name for name in names if name[0] != "."]
+        found += [parent / name for name in names]
     return sorted(file.relative_to(folder).as_posix() for file in found)
 
 
 def videos_below(folder: Path) -> list[str]:
-    """The relative paths of all files that have a video's suffix, sorted."""
-    return [name for name in _files_below(folder) if PurePosixPath(name).suffix.lower() in SUFFIXES]
+    """The relative paths of all files that have a video's suffix and are not hidden, sorted."""
+    return [name for name in _files_below(folder) if _kind(name) in SUFFIXES]
 
 
 def passed_over(folder: Path, videos: Iterable[str]) -> str:
     """How many files below the folder are none of these videos, by suffix, in a few words."""
     others = sorted(set(_files_below(folder)) - set(videos))
-    counts = Counter(PurePosixPath(name).suffix.lower() or "without a suffix" for name in others)
-    return "passed over: " + (", ".join(f"{n} {suffix}" for suffix, n in counts.most_common()) or "nothing")
+    counts = Counter(map(_kind, others))
+    return "passed over: " + (", ".join(f"{n} {kind}" for kind, n in counts.most_common()) or "nothing")
+
+
+def _kind(name: str) -> str:
+    path = PurePosixPath(name)
+    return "hidden" if path.name[0] == "." else path.suffix.lower() or "without a suffix"
 
 
 def _fold(name: str) -> str:

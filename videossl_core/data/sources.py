@@ -32,7 +32,8 @@ def _existing(folder: Path | None, what: str) -> Path:
 
 
 def _arranged(p: Params) -> Rows:
-    """The videos below the root by their folders; a warning names the folders that hold none."""
+    """The videos below the root by their folders; a warning names the folders that hold none, and videos that
+    lie in no class folder."""
     root, videos = p.videos_dir, videos_below(p.videos_dir)
     rows = arrange(root, videos, p.classes)
     used = {parent for video in videos for parent in Path(video).parents}
@@ -41,6 +42,10 @@ def _arranged(p: Params) -> Rows:
     empty = sorted(f.as_posix() for f in folders if f.parent in used and f.name[0] != ".")
     if empty:
         warnings.warn(f"{root}: no video in {', '.join(empty)}: passed over", stacklevel=2)
+    placed = {video for video, *_ in rows}
+    if loose := [video for video in videos if video not in placed]:
+        what = f"{len(loose)} videos lie in no class folder, such as {loose[0]}"
+        warnings.warn(f"{root}: {what}: passed over", stacklevel=2)
     return rows
 
 

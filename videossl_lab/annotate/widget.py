@@ -39,12 +39,12 @@ class Desk:
         self.p = p.but(classes=_classes(p))
         videos = datasets.videos_below(self.root)
         self.labels = Labels(p.labels_file, self.p.classes, p.test_pct, videos)
-        store, reasons = prepare.decode(p, p.data_dir, self.root, videos)
+        self.store, reasons = prepare.decode(p, p.data_dir, self.root, videos)
         self.rejected = reasons[reasons != ""]
         self.videos = list(reasons.index[reasons == ""])
         if not self.videos:
             raise datasets.DatasetError(f"{self.root}: no usable video here ({len(reasons)} unusable)")
-        targets = teacher.build_targets(p, store, self.videos, device(p), features=True)
+        targets = teacher.build_targets(p, self.store, self.videos, device(p), features=True)
         fits = p.but(method="probe")
         x = probe.features_of(fits, targets, self.videos)
         scale = Scale.of(x, probe.sizes_of(fits))
@@ -120,7 +120,8 @@ class Annotator(anywidget.AnyWidget):
         except (codec.VideoError, OSError) as error:
             clip, problem = b"", f"{video} cannot be played ({error}); skip it"
         state = {"video": video, "message": message, "problem": problem}
-        state |= {"why": learner.why(video) if video else "", "guess": learner.guess(video)[:1]}
+        parts = (learner.why(video), films.part_shown(self.desk.store, video)) if video else ()
+        state |= {"why": "; ".join(filter(None, parts)), "guess": learner.guess(video)[:1]}
         state |= {"counts": self.desk.labels.counts(), "curve": learner.curve}
         delta = self.desk.p.delta
         state |= {"left": len(learner.left(rows)), "sure": learner.sure(rows, delta), "delta": delta}
