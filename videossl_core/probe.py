@@ -5,6 +5,7 @@ Not in the paper. It is the first thing to compare VideoSSL with, for it uses th
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 
 import numpy as np
@@ -57,14 +58,17 @@ def sizes_of(p: Params) -> tuple[int, ...]:
     return (size,) if kind_of(p) == "mean" else (size, 4 * size)
 
 
+@dataclass
 class Probe:
     """A fitted classifier on the features of videos, with all that its checkpoint holds.
 
     ``scale`` and ``classifier`` are what ``fit`` made.
     """
 
-    def __init__(self, p: Params, classes: list[str], scale: Scale, classifier: Linear | Neighbours):
-        self.p, self.classes, self.scale, self.classifier = p, classes, scale, classifier
+    p: Params
+    classes: list[str]
+    scale: Scale
+    classifier: Linear | Neighbours
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         arrays = vars(self.scale) | vars(self.classifier)
@@ -77,12 +81,13 @@ class Probe:
         return cls(p, checkpoint["classes"], scale, CLASSIFIERS[p.probe_classifier](**arrays))
 
     def predict(
-        self, rows: pd.DataFrame, store: FrameStore, targets: Targets, every_clip: bool = False
+        self, rows: pd.DataFrame, store: FrameStore, targets: Targets | None = None, every_clip: bool = False
     ) -> Predictions:
-        """Predict these videos (video, class_name, label), which the teacher has seen: the clip prediction
-        from the frames of the centre clip, the video prediction from all frames; see ``evaluation.predict``.
-        """
+        """Predict these videos (video, class_name, label): the clip prediction from the frames of the centre
+        clip, the video prediction from all frames; see ``evaluation.predict``. Without ``targets``, the
+        teacher sees the videos first."""
         p, kind, probs = self.p, kind_of(self.p), []
+        targets = targets or teacher.build_targets(p, store, list(rows.video), device(p), features=True)
         counts = store.table.frames.reindex(rows.video).astype(int)
         for video, count in track(counts.items(), len(counts), "evaluating"):
             seen = targets.features(video)
@@ -99,11 +104,6 @@ class Probe:
         """(N, C), some at a time: the features of all clips of a film would take gigabytes."""
         some = iter(lambda: list(islice(x, 500)), [])
         return np.vstack([self.classifier.probs(self.scale(np.stack(rows))) for rows in some])
-
-    def predict_unseen(self, rows: pd.DataFrame, store: FrameStore, every_clip: bool = False) -> Predictions:
-        """The same of videos that the teacher may not have seen."""
-        targets = teacher.build_targets(self.p, store, list(rows.video), device(self.p), features=True)
-        return self.predict(rows, store, targets, every_clip)
 
     def _of_clip(self, count: int, start: int) -> list[int]:
         """Which of the frames that the teacher saw lie in the clip; two at least, for one alone has no

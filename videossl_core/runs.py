@@ -63,10 +63,11 @@ class Run:
     def read_provenance(self) -> dict:
         return json.loads(files.read_text(self.provenance))
 
-    def read_checkpoint(self) -> dict | None:
-        """The last checkpoint, or None. Only tensors and plain containers are loaded, never code."""
+    def read_checkpoint(self) -> dict:
+        """The last checkpoint; a RunError if there is none. Only tensors and plain containers are loaded,
+        never code."""
         if not self.checkpoint.exists():
-            return None
+            raise RunError(f"no checkpoint in {self.folder}: train it first")
         try:
             return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises a different type for every kind of damage
@@ -186,7 +187,7 @@ class OpenRun(Run):
                     f"{self.folder} was started with another split than the data and parameters now give: "
                     f"{what}. Put them back to resume, or use resume = never to start again"
                 )
-            checkpoint = self.read_checkpoint()
+            checkpoint = self.read_checkpoint() if self.checkpoint.exists() else None
         if checkpoint is not None:
             self._check_facts(checkpoint, trainer)
             trainer.load_state_dict(checkpoint)
