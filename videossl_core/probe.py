@@ -98,7 +98,7 @@ class Probe:
         none = np.zeros((0, len(self.classes)))
         of_videos, of_clips = (np.vstack([none, *(part[i] for part in probs)]) for i in (0, 1))
         of_every = np.vstack([none, *(part[2:] for part in probs)]) if every_clip else None
-        return Predictions.of(rows, self.classes, of_clips, of_videos, of_every)
+        return Predictions(rows, self.classes, of_clips, of_videos, of_every)
 
     def _probs(self, x: Iterator[np.ndarray]) -> np.ndarray:
         """(N, C), some at a time: the features of all clips of a film would take gigabytes."""
