@@ -113,9 +113,7 @@ class EvalClips(Dataset):
         video, start, centre = self.rows[i]
         frames = sampling.clip_frames(self.counts[video], start, self.p.clip_frames)
         clip = sampling.read_clip(self.store, self.videos[video], frames)
-        margin = (clip.shape[-1] - self.p.crop_size) // 2
-        middle = slice(margin, margin + self.p.crop_size)
-        return clip[..., middle, middle], int(video), bool(centre)
+        return sampling.centre_crop(clip, self.p.crop_size), int(video), bool(centre)
 
 
 def _collate(items: list[tuple[Tensor, int, bool]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -91,9 +91,10 @@ def _strong_view(clip: Clip) -> Tensor | None:
     """(3, T, H, W) another crop, distorted; of the unlabelled clips only."""
     if clip.labelled:
         return None
-    draws, i = clip.draws, clip.i
-    crop = sampling.crop(clip.whole, clip.p.crop_size, draws.other_y[i], draws.other_x[i])
-    return sampling.strong_view(crop, draws, i)
+    draws, i, size = clip.draws, clip.i, clip.p.crop_size
+    room = clip.p.frame_size - size + 1
+    view = View(int(draws.other_y[i] * room), int(draws.other_x[i] * room), size, size)
+    return sampling.strong_view(sampling.cut_view(clip.whole, view, size), draws, i)
 
 
 def _turn(clip: Clip) -> Tensor:

@@ -58,7 +58,7 @@ def centre_clip(data: Data, p: Params, video: str) -> tuple[np.ndarray, Tensor]:
     """The clip in the middle of a video, cropped in the middle: its frames' numbers, (3, T, S, S) uint8."""
     count = int(data.store.table.loc[video, "frames"])
     numbers = sampling.clip_frames(count, sampling.centre_start(count, p.clip_frames), p.clip_frames)
-    return numbers, sampling.crop(sampling.read_clip(data.store, video, numbers), p.crop_size, 0.5, 0.5)
+    return numbers, sampling.centre_crop(sampling.read_clip(data.store, video, numbers), p.crop_size)
 
 
 def middle_frame(store: FrameStore, video: str) -> tuple[int, np.ndarray]:
