@@ -13,7 +13,7 @@ from videossl_core import sampling
 from videossl_core.data.frames import FrameStore
 from videossl_core.params import Params
 from videossl_core.prepare import Data
-from videossl_lab import films, plots
+from videossl_lab import plots
 
 ROLES = ["labelled", "unlabelled", "test"]
 
@@ -65,7 +65,7 @@ def middle_frame(store: FrameStore, video: str) -> tuple[int, np.ndarray]:
     """The number of the middle frame, of those that the teacher sees, and its (height, width, 3) uint8."""
     stride = store.settings.teacher_stride
     place = int(store.table.loc[video, "frames"]) // 2 // stride
-    return place * stride, films.picture(store.read(video, np.array([place]), teacher=True)[0])
+    return place * stride, store.images(video, np.array([place]), teacher=True)[0]
 
 
 def _examples(data: Data, n: int) -> pd.DataFrame:
