@@ -6,7 +6,7 @@ Not in the paper. It is the first thing to compare VideoSSL with, for it uses th
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -94,16 +94,12 @@ class Probe:
             starts = [sampling.centre_start(count, p.clip_frames)]
             starts += sampling.clip_starts(count, p.clip_frames, p.last_clip) if every_clip else []
             parts = chain([seen], (seen[self._of_clip(len(seen), start)] for start in starts))
-            probs.append(self._probs(features(part, kind) for part in parts))
+            x = (self.scale(features(part, kind)[None]) for part in parts)  # those of a film are gigabytes
+            probs.append(np.vstack([self.classifier.probs(row) for row in x]))
         none = np.zeros((0, len(self.classes)))
         of_videos, of_clips = (np.vstack([none, *(part[i] for part in probs)]) for i in (0, 1))
         of_every = np.vstack([none, *(part[2:] for part in probs)]) if every_clip else None
         return Predictions(rows, self.classes, of_clips, of_videos, of_every)
-
-    def _probs(self, x: Iterator[np.ndarray]) -> np.ndarray:
-        """(N, C), some at a time: the features of all clips of a film would take gigabytes."""
-        some = iter(lambda: list(islice(x, 500)), [])
-        return np.vstack([self.classifier.probs(self.scale(np.stack(rows))) for rows in some])
 
     def _of_clip(self, count: int, start: int) -> list[int]:
         """Which of the frames that the teacher saw lie in the clip; two at least, for one alone has no
@@ -152,10 +148,6 @@ class ProbeTrainer:
         self.log: list[dict] = []
         self.metrics: list[dict] = []
         self.test_predictions: Predictions | None = None
-
-    def __iter__(self) -> Iterator[dict]:
-        for rows in self.steps():
-            yield from rows
 
     def steps(self) -> Iterator[list[dict]]:
         """One step, all or nothing: what is interrupted leaves no half of it to be saved."""
