@@ -86,7 +86,7 @@ def predict(
     clips = EvalClips(p, list(rows.video.iloc[mine]), store)
     both = clip_probs, video_probs = np.zeros((2, len(rows), len(classes)))
     every = [np.zeros((0, len(classes)))]
-    batches = loader(clips, p, device, batch_size=p.batch_size)
+    batches = loader(clips, p, device)
     network = folded(network)
     for pixels, video, centre in track(prefetch(batches), len(batches), "evaluating"):
         probs = network(pixels.to(device, non_blocking=True))["classes"].cpu().double().softmax(-1).numpy()
