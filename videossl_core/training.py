@@ -18,13 +18,12 @@ from videossl_core.models import VideoNet
 from videossl_core.needs import NEEDS, Batch, Outputs
 from videossl_core.params import Params
 from videossl_core.prepare import Data, prepare
-from videossl_core.teacher import TEACHER_CLASSES
 
 
 def build_network(p: Params, classes: int) -> VideoNet:
     """The network with the heads its method trains; the same seed gives the same first weights."""
     torch.manual_seed(p.seed)
-    heads = methods.METHODS[p.method].heads(classes, TEACHER_CLASSES)
+    heads = methods.METHODS[p.method].heads(classes, teacher.TEACHER_CLASSES)
     return VideoNet(p.backbone, heads, p.shortcut, p.width)
 
 
