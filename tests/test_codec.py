@@ -154,7 +154,7 @@ def test_rejected_videos_listed(tmp_path, recwarn):
         prepare.prepare(params.load(**given | {"lists": nothing, "dataset": "none"}, max_reject_pct=100))
     looped = prepare.prepare(params.load(**given, max_reject_pct=95, short_videos="loop"))
     assert set(looped.split.video) - set(data.split.video) == {"a/one.mp4", "b/one.mp4"}
-    assert len(batches.EvalClips(params.load(**given), ["a/one.mp4"], data.store)[0][0][0]) == 16
+    assert len(batches.EvalClips(params.load(**given), ["a/one.mp4"], data.store)[0][0][0][0]) == 16
 
 
 def test_implausible_size():

@@ -121,8 +121,8 @@ def test_worker_processes_without_forkserver(tiny, spawn_alone):
     p = tiny(num_workers=1, batch_size=2)
     store = prepare.prepare(p).store
     clips = batches.EvalClips(p, list(store.table.index[:1]), store)
-    (pixels, *_), *_ = batches.loader(clips, p, "cpu", batch_size=2)
-    assert torch.equal(pixels[0], clips[0][0])
+    (pixels, *_), *_ = batches.loader(clips, p, "cpu")
+    assert torch.equal(pixels, clips[0][0])
 
 
 @pytest.mark.parametrize(("bound", "slurm"), [(True, ""), (False, "1"), (True, "8")])
@@ -218,9 +218,9 @@ if __name__ == "__main__":
     p = params.load(**TINY | {"batch_size": 8, "num_workers": 1, "outputs": sys.argv[1]})
     data = prepare.prepare(p)
     test = batches.EvalClips(p, list(data.rows("test").video), data.store)
-    for made, options in ((training.Trainer(p, data).batches, {}), (test, {"batch_size": 8})):
+    for made in (training.Trainer(p, data).batches, test):
         try:
-            list(batches.prefetch(batches.loader(made, p, "cpu", **options)))
+            list(batches.prefetch(batches.loader(made, p, "cpu")))
         except RuntimeError as error:
             print(error)
 """

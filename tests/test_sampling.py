@@ -56,10 +56,9 @@ def test_clips_of_a_video():
 
 def test_crop_and_flip():
     clip = torch.arange(36).view(1, 1, 6, 6).expand(3, 4, 6, 6)
-    assert torch.equal(sampling.crop(clip, 4, 0, 0), clip[..., :4, :4])
-    assert torch.equal(sampling.crop(clip, 4, 0.999, 0.999), clip[..., 2:, 2:])
-    assert torch.equal(sampling.crop(clip, 4, 0.5, 0.5), clip[..., 1:5, 1:5])
-    assert torch.equal(sampling.crop(clip, 6, 0.3, 0.3, flip=True), clip.flip(-1))
+    assert torch.equal(sampling.cut_view(clip, sampling.View(2, 1, 4, 4), 4), clip[..., 2:, 1:5])
+    assert torch.equal(sampling.cut_view(clip, sampling.View(0, 0, 6, 6, flip=True), 6), clip.flip(-1))
+    assert torch.equal(sampling.centre_crop(clip, 4), clip[..., 1:5, 1:5])
 
 
 def views(count: int = 4000, which: str = "", **given) -> list[sampling.View]:
@@ -76,7 +75,9 @@ def test_crop_is_the_papers(which):
     y, x, flip = (getattr(draws, which + name) for name in ("y", "x", "flip"))
     for hflip in (False, True):
         for i, view in enumerate(views(100, which, frame_size=20, crop_size=16, hflip=hflip)):
-            cut = sampling.crop(clip, 16, y[i], x[i], hflip and flip[i] < 0.5)
+            top, left = int(y[i] * 5), int(x[i] * 5)  # 0 to 4
+            cut = clip[..., top : top + 16, left : left + 16]
+            cut = cut.flip(-1) if hflip and flip[i] < 0.5 else cut
             assert torch.equal(sampling.cut_view(clip, view, 16), cut)
 
 

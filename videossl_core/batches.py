@@ -94,7 +94,8 @@ class Batches(Dataset):
 class EvalClips(Dataset):
     """Every clip of the paper's protocol (4.1): per video the centre clip, then all consecutive ones.
 
-    Item i is (clip (3, T, H, W) uint8 cropped in the centre, position of its video, is it the centre clip).
+    An item is a batch: clips (N, 3, T, H, W) uint8 cropped in the centre, the positions of their videos (N,),
+    and whether each is the centre clip (N,).
     """
 
     def __init__(self, p: Params, videos: list[str], store: FrameStore):
@@ -107,22 +108,18 @@ class EvalClips(Dataset):
         self.rows = np.array(rows, dtype=np.int64).reshape(-1, 3)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return -(-len(self.rows) // self.p.batch_size)
 
-    def __getitem__(self, i: int) -> tuple[Tensor, int, bool]:
-        video, start, centre = self.rows[i]
-        frames = sampling.clip_frames(self.counts[video], start, self.p.clip_frames)
-        clip = sampling.read_clip(self.store, self.videos[video], frames)
-        margin = (clip.shape[-1] - self.p.crop_size) // 2
-        middle = slice(margin, margin + self.p.crop_size)
-        return clip[..., middle, middle], int(video), bool(centre)
-
-
-def _collate(items: list[tuple[Tensor, int, bool]]) -> tuple[Tensor, Tensor, Tensor]:
-    clips, videos, centres = zip(*items, strict=True)
-    batch = stack_clips(list(clips)), torch.tensor(videos), torch.tensor(centres)
-    _share(batch)
-    return batch
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
+        p, clips = self.p, []
+        rows = self.rows[i * p.batch_size : (i + 1) * p.batch_size]
+        for video, start, _ in rows:
+            frames = sampling.clip_frames(self.counts[video], start, p.clip_frames)
+            clip = sampling.read_clip(self.store, self.videos[video], frames)
+            clips.append(sampling.centre_crop(clip, p.crop_size))
+        batch = stack_clips(clips), torch.from_numpy(rows[:, 0]), torch.from_numpy(rows[:, 2] == 1)
+        _share(batch)
+        return batch
 
 
 def _share(values: Iterable) -> None:
@@ -153,7 +150,6 @@ def prefetch(feed: Iterable) -> Iterator:
 def loader(dataset: Dataset, p: Params, device: str, **options) -> DataLoader:
     """A data loader for either data set above; the processes change the speed, never the content."""
     workers = p.num_workers if p.num_workers is not None else (0 if device == "cpu" else min(4, pool.cores()))
-    # an item of Batches is a batch already
-    options |= {"batch_size": None} if isinstance(dataset, Batches) else {"collate_fn": _collate}
     options |= {"num_workers": workers, "multiprocessing_context": pool.start_method() if workers else None}
-    return DataLoader(dataset, pin_memory=device.startswith("cuda"), **options)
+    # an item is a batch already
+    return DataLoader(dataset, batch_size=None, pin_memory=device.startswith("cuda"), **options)

@@ -1,6 +1,7 @@
 """Clip and video top-1 as the paper reports them (4.1), per video and per class; one code for all methods."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -17,37 +18,30 @@ from videossl_core.progress import track
 
 @dataclass(frozen=True)
 class Predictions:
-    """A network's predictions for some videos.
+    """A network's predictions for some videos, the ``rows`` (video, class_name, label).
 
-    ``table`` has one row a video: video, class_name, label, and of both protocols the predicted class, its
-    confidence and whether it is right (clip_pred, clip_confidence, clip_right, video_pred, ...; not right or
-    wrong, but empty, where the label is unknown, -1). ``clip_probs`` and ``video_probs`` are (videos, C)
-    float64, each row a distribution; ``every_clip`` is (clips, C), of all consecutive clips in order of
-    video and start, if they were kept.
+    ``clip_probs`` and ``video_probs`` are (videos, C) float64, each row a distribution; ``every_clip`` is
+    (clips, C), of all consecutive clips in order of video and start, if they were kept.
     """
 
-    table: pd.DataFrame
+    rows: pd.DataFrame
+    classes: list[str]
     clip_probs: np.ndarray
     video_probs: np.ndarray
     every_clip: np.ndarray | None = None
 
-    @classmethod
-    def of(
-        cls,
-        rows: pd.DataFrame,
-        classes: list[str],
-        clip_probs: np.ndarray,
-        video_probs: np.ndarray,
-        every_clip: np.ndarray | None = None,
-    ) -> "Predictions":
-        """The table of these videos (video, class_name, label) by their probabilities."""
-        table = rows[["video", "class_name", "label"]].reset_index(drop=True)
-        for kind, probs in (("clip", clip_probs), ("video", video_probs)):
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row a video: video, class_name, label, and of both protocols the predicted class, its
+        confidence and whether it is right (clip_pred, clip_confidence, clip_right, video_pred, ...; not right
+        or wrong, but empty, where the label is unknown, -1)."""
+        table = self.rows[["video", "class_name", "label"]].reset_index(drop=True)
+        for kind, probs in (("clip", self.clip_probs), ("video", self.video_probs)):
             best = probs.argmax(1)
-            table[f"{kind}_pred"] = [classes[i] for i in best]
+            table[f"{kind}_pred"] = [self.classes[i] for i in best]
             table[f"{kind}_confidence"] = probs.max(1)
             table[f"{kind}_right"] = (table.label == best).where(table.label >= 0)
-        return cls(table, clip_probs, video_probs, every_clip)
+        return table
 
     def top1(self) -> dict[str, float]:
         """clip_top1 and video_top1 in percent."""
@@ -92,7 +86,7 @@ def predict(
     clips = EvalClips(p, list(rows.video.iloc[mine]), store)
     both = clip_probs, video_probs = np.zeros((2, len(rows), len(classes)))
     every = [np.zeros((0, len(classes)))]
-    batches = loader(clips, p, device, batch_size=p.batch_size)
+    batches = loader(clips, p, device)
     network = folded(network)
     for pixels, video, centre in track(prefetch(batches), len(batches), "evaluating"):
         probs = network(pixels.to(device, non_blocking=True))["classes"].cpu().double().softmax(-1).numpy()
@@ -108,7 +102,7 @@ def predict(
     clip_probs, video_probs = np.sum(ranks.gather(both), axis=0)
     video_probs /= video_probs.sum(1, keepdims=True)
     every_probs = np.concatenate(every) if every_clip else None
-    return Predictions.of(rows, classes, clip_probs, video_probs, every_probs)
+    return Predictions(rows, classes, clip_probs, video_probs, every_probs)
 
 
 def evenly_spaced(rows: pd.DataFrame, n: int) -> pd.DataFrame:

@@ -45,13 +45,10 @@ def pseudo_labels(
     over = p >= delta
     target = over.to(p.dtype) if confident_target == "one_hot" else torch.where(over, torch.ones_like(p), p)
     sure = over.any(-1, keepdim=True)
-    if below_threshold == "soft":
-        return torch.where(sure, target, p)
-    if below_threshold == "mask":
-        return torch.where(sure, target, torch.zeros_like(p))
-    if below_threshold == "entropy":
-        return torch.where(sure, target, log_p.exp())
-    raise ValueError(f"below_threshold = {below_threshold!r} is not one of soft, mask, entropy")
+    unsure = {"soft": p, "mask": torch.zeros_like(p), "entropy": log_p.exp()}
+    if below_threshold not in unsure:
+        raise ValueError(f"below_threshold = {below_threshold!r} is not one of {', '.join(unsure)}")
+    return torch.where(sure, target, unsure[below_threshold])
 
 
 def pseudo_label_loss(

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from videossl_core import sampling
 from videossl_core.data.frames import TEACHER_SIDE, FrameStore
 from videossl_core.params import Params
-from videossl_core.sampling import Draws, View
 from videossl_core.teacher import Targets, same_view
 
 Batch = dict[str, Tensor]
@@ -41,8 +40,8 @@ class Clip:
     size: list[int]
     frames: np.ndarray
     whole: Tensor
-    view: View
-    draws: Draws
+    view: sampling.View
+    draws: sampling.Draws
     store: FrameStore
     targets: Targets | None
 
@@ -91,9 +90,10 @@ def _strong_view(clip: Clip) -> Tensor | None:
     """(3, T, H, W) another crop, distorted; of the unlabelled clips only."""
     if clip.labelled:
         return None
-    draws, i = clip.draws, clip.i
-    crop = sampling.crop(clip.whole, clip.p.crop_size, draws.other_y[i], draws.other_x[i])
-    return sampling.strong_view(crop, draws, i)
+    draws, i, size = clip.draws, clip.i, clip.p.crop_size
+    room = clip.p.frame_size - size + 1
+    view = sampling.View(int(draws.other_y[i] * room), int(draws.other_x[i] * room), size, size)
+    return sampling.strong_view(sampling.cut_view(clip.whole, view, size), draws, i)
 
 
 def _turn(clip: Clip) -> Tensor:

@@ -5,7 +5,8 @@ Not in the paper. It is the first thing to compare VideoSSL with, for it uses th
 
 import time
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -57,14 +58,17 @@ def sizes_of(p: Params) -> tuple[int, ...]:
     return (size,) if kind_of(p) == "mean" else (size, 4 * size)
 
 
+@dataclass
 class Probe:
     """A fitted classifier on the features of videos, with all that its checkpoint holds.
 
     ``scale`` and ``classifier`` are what ``fit`` made.
     """
 
-    def __init__(self, p: Params, classes: list[str], scale: Scale, classifier: Linear | Neighbours):
-        self.p, self.classes, self.scale, self.classifier = p, classes, scale, classifier
+    p: Params
+    classes: list[str]
+    scale: Scale
+    classifier: Linear | Neighbours
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         arrays = vars(self.scale) | vars(self.classifier)
@@ -77,33 +81,25 @@ class Probe:
         return cls(p, checkpoint["classes"], scale, CLASSIFIERS[p.probe_classifier](**arrays))
 
     def predict(
-        self, rows: pd.DataFrame, store: FrameStore, targets: Targets, every_clip: bool = False
+        self, rows: pd.DataFrame, store: FrameStore, targets: Targets | None = None, every_clip: bool = False
     ) -> Predictions:
-        """Predict these videos (video, class_name, label), which the teacher has seen: the clip prediction
-        from the frames of the centre clip, the video prediction from all frames; see ``evaluation.predict``.
-        """
+        """Predict these videos (video, class_name, label): the clip prediction from the frames of the centre
+        clip, the video prediction from all frames; see ``evaluation.predict``. Without ``targets``, the
+        teacher sees the videos first."""
         p, kind, probs = self.p, kind_of(self.p), []
+        targets = targets or teacher.build_targets(p, store, list(rows.video), device(p), features=True)
         counts = store.table.frames.reindex(rows.video).astype(int)
         for video, count in track(counts.items(), len(counts), "evaluating"):
             seen = targets.features(video)
             starts = [sampling.centre_start(count, p.clip_frames)]
             starts += sampling.clip_starts(count, p.clip_frames, p.last_clip) if every_clip else []
             parts = chain([seen], (seen[self._of_clip(len(seen), start)] for start in starts))
-            probs.append(self._probs(features(part, kind) for part in parts))
+            x = (self.scale(features(part, kind)[None]) for part in parts)  # those of a film are gigabytes
+            probs.append(np.vstack([self.classifier.probs(row) for row in x]))
         none = np.zeros((0, len(self.classes)))
         of_videos, of_clips = (np.vstack([none, *(part[i] for part in probs)]) for i in (0, 1))
         of_every = np.vstack([none, *(part[2:] for part in probs)]) if every_clip else None
-        return Predictions.of(rows, self.classes, of_clips, of_videos, of_every)
-
-    def _probs(self, x: Iterator[np.ndarray]) -> np.ndarray:
-        """(N, C), some at a time: the features of all clips of a film would take gigabytes."""
-        some = iter(lambda: list(islice(x, 500)), [])
-        return np.vstack([self.classifier.probs(self.scale(np.stack(rows))) for rows in some])
-
-    def predict_unseen(self, rows: pd.DataFrame, store: FrameStore, every_clip: bool = False) -> Predictions:
-        """The same of videos that the teacher may not have seen."""
-        targets = teacher.build_targets(self.p, store, list(rows.video), device(self.p), features=True)
-        return self.predict(rows, store, targets, every_clip)
+        return Predictions(rows, self.classes, of_clips, of_videos, of_every)
 
     def _of_clip(self, count: int, start: int) -> list[int]:
         """Which of the frames that the teacher saw lie in the clip; two at least, for one alone has no
@@ -153,14 +149,8 @@ class ProbeTrainer:
         self.metrics: list[dict] = []
         self.test_predictions: Predictions | None = None
 
-    def __iter__(self) -> Iterator[dict]:
-        for rows in self.steps():
-            yield from rows
-
     def steps(self) -> Iterator[list[dict]]:
         """One step, all or nothing: what is interrupted leaves no half of it to be saved."""
-        if self.probe is not None:
-            return
         begun, metrics, of_test = time.perf_counter(), [], None
         assert self.data.targets is not None
         fitted, tried = fit(self.p, self.data)
@@ -186,9 +176,7 @@ class ProbeTrainer:
         return {"step": 1, "seconds": self.seconds, "model": model} | rows | self.facts()
 
     def load_state_dict(self, state: dict) -> None:
-        if state["model"]:  # else it was interrupted before
-            self.probe, self.seconds = Probe.load(self.p, state), state["seconds"]
-            self.log, self.metrics = state["log"], state["metrics"]
+        """A fit takes seconds: it is made again."""
 
     def check_weights(self) -> None:
         """A fit is finite, or raised an error."""

@@ -63,10 +63,11 @@ class Run:
     def read_provenance(self) -> dict:
         return json.loads(files.read_text(self.provenance))
 
-    def read_checkpoint(self) -> dict | None:
-        """The last checkpoint, or None. Only tensors and plain containers are loaded, never code."""
+    def read_checkpoint(self) -> dict:
+        """The last checkpoint; a RunError if there is none. Only tensors and plain containers are loaded,
+        never code."""
         if not self.checkpoint.exists():
-            return None
+            raise RunError(f"no checkpoint in {self.folder}: train it first")
         try:
             return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises a different type for every kind of damage
@@ -179,27 +180,25 @@ class OpenRun(Run):
         self.status = "finished"
 
     def _load_or_start(self, trainer) -> None:
-        checkpoint = None
-        if self.status == "resumed":
-            if self.ranks.first and (what := splits.difference(self.read_split(), trainer.data.split)):
-                raise RunError(
-                    f"{self.folder} was started with another split than the data and parameters now give: "
-                    f"{what}. Put them back to resume, or use resume = never to start again"
-                )
-            checkpoint = self.read_checkpoint()
-        if checkpoint is not None:
-            self._check_facts(checkpoint, trainer)
-            trainer.load_state_dict(checkpoint)
-        if not self.ranks.first:
+        first, resumed = self.ranks.first, self.status == "resumed"
+        if resumed and first and (what := splits.difference(self.read_split(), trainer.data.split)):
+            raise RunError(
+                f"{self.folder} was started with another split than the data and parameters now give: "
+                f"{what}. Put them back to resume, or use resume = never to start again"
+            )
+        if not resumed or not self.checkpoint.exists():
+            if first:
+                self._describe(trainer)
             return
-        if checkpoint is None:
-            self._describe(trainer)
-        else:
+        checkpoint = self.read_checkpoint()
+        self._check_facts(checkpoint, trainer)
+        trainer.load_state_dict(checkpoint)
+        if first:
             self.write_tables(checkpoint)
             facts, now = self.read_provenance(), provenance.surroundings(trainer.device)
             changed = {k: v for k, v in now.items() if facts.get(k) != v}
-            resumed = {"step": checkpoint["step"], "at": provenance.now()} | changed
-            self.write_provenance(facts | {"resumed": [*facts.get("resumed", []), resumed]})
+            start = {"step": checkpoint["step"], "at": provenance.now()} | changed
+            self.write_provenance(facts | {"resumed": [*facts.get("resumed", []), start]})
 
     def _check_facts(self, checkpoint: dict, trainer) -> None:
         """Refuse a checkpoint of other videos, classes or teacher; warn if the number format changed."""

@@ -68,12 +68,10 @@ def read_clip(store: FrameStore, video: str, numbers: np.ndarray, teacher: bool 
     return torch.from_numpy(store.images(video, numbers, teacher)).permute(3, 0, 1, 2)
 
 
-def crop(clip: Tensor, size: int, y: float, x: float, flip: bool = False) -> Tensor:
-    """Cut a square out of all frames alike; y and x in [0, 1) range from the top and left to the end."""
-    room_y, room_x = clip.shape[-2] - size + 1, clip.shape[-1] - size + 1
-    top, left = int(y * room_y), int(x * room_x)
-    part = clip[..., top : top + size, left : left + size]
-    return part.flip(-1) if flip else part
+def centre_crop(clip: Tensor, size: int) -> Tensor:
+    """The square of this side in the middle of all frames (.., S, S)."""
+    margin = (clip.shape[-1] - size) // 2
+    return clip[..., margin : margin + size, margin : margin + size]
 
 
 @dataclass(frozen=True)

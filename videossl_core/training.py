@@ -18,13 +18,12 @@ from videossl_core.models import VideoNet
 from videossl_core.needs import NEEDS, Batch, Outputs
 from videossl_core.params import Params
 from videossl_core.prepare import Data, prepare
-from videossl_core.teacher import TEACHER_CLASSES
 
 
 def build_network(p: Params, classes: int) -> VideoNet:
     """The network with the heads its method trains; the same seed gives the same first weights."""
     torch.manual_seed(p.seed)
-    heads = methods.METHODS[p.method].heads(classes, TEACHER_CLASSES)
+    heads = methods.METHODS[p.method].heads(classes, teacher.TEACHER_CLASSES)
     return VideoNet(p.backbone, heads, p.shortcut, p.width)
 
 
@@ -277,8 +276,8 @@ def load_predictor(run: runs.Run, p: Params) -> tuple[Callable[..., evaluation.P
     """How a run of any method predicts videos, and its classes: ``predict(rows, store, every_clip=False)`` as
     in ``evaluation.predict``, with videos of any store made with the run's settings."""
     if methods.METHODS[p.method].features:
-        fitted = probe.Probe.load(p, _checkpoint(run))
-        return fitted.predict_unseen, fitted.classes
+        fitted = probe.Probe.load(p, run.read_checkpoint())
+        return fitted.predict, fitted.classes
     network, classes = load_network(run, p)
 
     def predict(rows: pd.DataFrame, store: FrameStore, every_clip: bool = False) -> evaluation.Predictions:
@@ -287,16 +286,9 @@ def load_predictor(run: runs.Run, p: Params) -> tuple[Callable[..., evaluation.P
     return predict, classes
 
 
-def _checkpoint(run: runs.Run) -> dict:
-    checkpoint = run.read_checkpoint()
-    if checkpoint is None:
-        raise runs.RunError(f"no checkpoint in {run.folder}: train it first")
-    return checkpoint
-
-
 def load_network(run: runs.Run, p: Params) -> tuple[nn.Module, list[str]]:
     """The network of a run as it is evaluated (averaged where the method averages), and its classes."""
-    checkpoint = _checkpoint(run)
+    checkpoint = run.read_checkpoint()
     network = build_network(p, len(checkpoint["classes"]))
     precision.Precision(**checkpoint["precision"]).apply(network)
     network.load_state_dict(checkpoint["model"])

@@ -13,7 +13,7 @@ from videossl_core import sampling
 from videossl_core.data.frames import FrameStore
 from videossl_core.params import Params
 from videossl_core.prepare import Data
-from videossl_lab import films, plots
+from videossl_lab import plots
 
 ROLES = ["labelled", "unlabelled", "test"]
 
@@ -58,14 +58,14 @@ def centre_clip(data: Data, p: Params, video: str) -> tuple[np.ndarray, Tensor]:
     """The clip in the middle of a video, cropped in the middle: its frames' numbers, (3, T, S, S) uint8."""
     count = int(data.store.table.loc[video, "frames"])
     numbers = sampling.clip_frames(count, sampling.centre_start(count, p.clip_frames), p.clip_frames)
-    return numbers, sampling.crop(sampling.read_clip(data.store, video, numbers), p.crop_size, 0.5, 0.5)
+    return numbers, sampling.centre_crop(sampling.read_clip(data.store, video, numbers), p.crop_size)
 
 
 def middle_frame(store: FrameStore, video: str) -> tuple[int, np.ndarray]:
     """The number of the middle frame, of those that the teacher sees, and its (height, width, 3) uint8."""
     stride = store.settings.teacher_stride
     place = int(store.table.loc[video, "frames"]) // 2 // stride
-    return place * stride, films.picture(store.read(video, np.array([place]), teacher=True)[0])
+    return place * stride, store.images(video, np.array([place]), teacher=True)[0]
 
 
 def _examples(data: Data, n: int) -> pd.DataFrame:

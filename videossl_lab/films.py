@@ -1,24 +1,17 @@
 """Stored videos and any pictures as films that a browser plays, in the page itself."""
 
 import base64
-import io
 import tempfile
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from videossl_core.data import codec, frames
 
 SECONDS = 10
 """A film shows at most so much of the beginning of a video."""
-
-
-def picture(jpeg: bytes) -> np.ndarray:
-    """(height, width, 3) uint8"""
-    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
 
 
 @lru_cache(maxsize=256)
@@ -27,7 +20,7 @@ def film(store: frames.FrameStore, video: str, caption: str = "", width: int = 1
     row = store.table.loc[video]
     fps = float(row.fps) or 25.0
     numbers = np.arange(min(int(row.frames), round(SECONDS * fps)))
-    return player(map(picture, store.read(video, numbers)), fps, caption, width)
+    return player(store.images(video, numbers), fps, caption, width)
 
 
 def player(pictures: Iterable[np.ndarray], fps: float, caption: str = "", width: int = 160) -> str:

@@ -23,15 +23,14 @@ WAITS = "waits.csv"
 def notebooks(p: params.Params) -> dict[str, tuple[str, dict]]:
     """By the name of the executed notebook, in order: prepare, train and evaluate the two compared methods,
     and make the figures of their runs."""
-    which = {"label_pct": p.label_pct, "seed": p.seed}
-    steps = {"1_data_prep": ("data_prep", {"dataset": p.dataset, **which})}
+    which = {"dataset": p.dataset, "label_pct": p.label_pct, "seed": p.seed}
+    steps = {"1_data_prep": ("data_prep", which)}
     for number, notebook in ((2, "train"), (3, "evaluate")):
         for method in COMPARED:
-            given = {"dataset": p.dataset, "method": method, **which}
-            steps[f"{number}_{notebook}_{method}"] = notebook, given
-    steps["4_qualitative"] = "qualitative", {"dataset": p.dataset, **which}
-    steps["5_paper_figures"] = "paper_figures", {"datasets": p.dataset, **which}
-    return steps
+            steps[f"{number}_{notebook}_{method}"] = notebook, which | {"method": method}
+    steps["4_qualitative"] = "qualitative", which
+    shown = {"datasets": p.dataset, "label_pct": p.label_pct, "seed": p.seed}
+    return steps | {"5_paper_figures": ("paper_figures", shown)}
 
 
 def expected(dataset: str, rate: float) -> pd.Series:

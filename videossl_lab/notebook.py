@@ -106,8 +106,10 @@ def given(cells: list[str], namespace: dict[str, Any], model: type[AnyParams] = 
     """The values, by name, from the source of every cell that ran before, oldest first, and the kernel's
     namespace, for values that are not written out.
 
-    Cells count that do nothing but assign: those that set several parameters, unless they were run again, the
-    last after them that papermill injected, and all that follow the first or were run right before the check.
+    The notebook's own cell is the first that sets several parameters; a later one that sets all of these, or
+    that sets ``dataset`` after a check, is this cell run again: what was before it counts no more. From there
+    on those cells count that do nothing but assign: the last that papermill injected, and all others that
+    follow the notebook's own or were run right before the check.
     Of a cell that does more, those parameters count that it set before the first check.
 
     Raises:
@@ -121,22 +123,17 @@ def given(cells: list[str], namespace: dict[str, Any], model: type[AnyParams] = 
     for i, (cell, checks_before) in enumerate(ran):
         if assigned[i] is None and not checks_before:
             assigned[i] = {name: namespace[name] for name in known & _stored(cell) & namespace.keys()} or None
-    sets = {i: known & names.keys() for i, names in enumerate(assigned) if names}
-    several = [i for i, names in sets.items() if len(names) > 1]
     injected = {i for i, (cell, _) in enumerate(ran) if cell.lstrip().startswith("# Parameters\n")}
-    plain = [i for i in several if i not in injected]
-
-    def replaces(j: int, i: int) -> bool:
-        """Whether the later cell j is i run again, perhaps edited; the notebook's own sets ``dataset``."""
-        edited = "dataset" in sets[j] and ran[i][1] < ran[j][1]
-        return i < j and (edited or sets[i] <= sets[j])
-
-    replaced = {i for i in plain for j in plain if replaces(j, i)}
-    own = min({*plain} - replaced, default=min(several, default=0))
-    later = sorted(i for i in injected if i > own)
+    own, own_sets = 0, set()
+    for i, (_, checks_before) in enumerate(ran):
+        sets = known & (assigned[i] or {}).keys()
+        again = own_sets <= sets or ("dataset" in sets and ran[own][1] < checks_before)
+        if len(sets) > 1 and i not in injected and again:
+            own, own_sets = i, sets
+    later = sorted(i for i in injected if i >= own)
     others = [i for i in range(own + 1, len(ran)) if assigned[i] is None]
     first, last = min(others, default=len(ran)), max(others, default=own - 1)
-    single = {*range(own, first), *range(last + 1, len(ran))} - injected - replaced
+    single = {*range(own, first), *range(last + 1, len(ran))} - injected
     values: dict[str, Any] = {}
     for i in sorted(single | {*later[-1:]}):
         values |= assigned[i] or {}

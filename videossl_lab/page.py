@@ -51,9 +51,10 @@ def tables(rows: pd.DataFrame) -> dict[str, str]:
         "claims": markdown(claims.claims(runs).set_index("section")),
         "variants": markdown(runs.variants().rename(index="`{}`".format)),
     }
-    if len(tuned := results.as_plain(rows, predicted, "tuned")[0]):
-        judged = claims.claims(claims.Runs(*results.as_plain(rows, predicted, "tuned")))
-        made["tuned"] = markdown(video_top1(tuned))
+    tuned = results.as_plain(rows, predicted, "tuned")
+    if len(tuned[0]):
+        judged = claims.claims(claims.Runs(*tuned))
+        made["tuned"] = markdown(video_top1(tuned[0]))
         made["tuned_claims"] = markdown(judged[judged.pairs > 0].set_index("section"))
     return made
 

@@ -10,9 +10,8 @@ from videossl_core import prepare, runs, training
 from videossl_core.data import splits
 from videossl_core.params import Params
 from videossl_lab import claims, live, plots
-from videossl_lab.claims import COMPARED
 
-METHODS = ("probe", *COMPARED)
+METHODS = ("probe", *claims.COMPARED)
 """The cheapest first."""
 
 Gains = dict[tuple[str, str], claims.Gain]
