@@ -182,6 +182,7 @@ def starts(folder):
     return len((folder / "starts").read_text())
 
 
+@pytest.mark.slow
 def test_kernel_that_fails_at_first_is_started_again(notebook, tmp_path, capsys):
     notebook('[ $(wc -l < starts) = 2 ] || exit 1; exec "$@"')
     execute.execute("a", tmp_path / "done.ipynb")
@@ -190,6 +191,7 @@ def test_kernel_that_fails_at_first_is_started_again(notebook, tmp_path, capsys)
     assert "no kernel started (Kernel died" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_slow_kernel_is_waited_for(notebook, tmp_path, monkeypatch):
     assert execute.START_SECONDS > 60  # papermill's own limit is too short on slow file systems
     monkeypatch.setattr(execute, "START_SECONDS", 2)
@@ -199,6 +201,7 @@ def test_slow_kernel_is_waited_for(notebook, tmp_path, monkeypatch):
     assert starts(tmp_path) == 2
 
 
+@pytest.mark.slow
 def test_kernel_that_dies_at_work_is_not_started_again(notebook, tmp_path):
     """What the cells did is not done twice."""
     notebook('exec "$@"')

@@ -146,7 +146,7 @@ def test_size_that_changes(tmp_path):
     path = tmp_path / "v.h264"
     for parts in ((film, advert), (advert, film)):
         path.write_bytes(b"".join(parts))
-        row = row_of(tmp_path, path)
+        row = row_of(tmp_path, path, StoreSettings(64, 95, 1))
         assert (row.reason, row.frames, row.height, row.width) == ("", 16, 48, 64)
 
 
@@ -284,6 +284,7 @@ def test_hdr_looks_as_its_sdr_twin(tmp_path, transfer, curve, primaries):
     assert abs(tiles(picture) - COLOURS).mean() < 1
 
 
+@pytest.mark.slow
 def test_second_hdr_video_needs_no_new_table(tmp_path):
     """FFmpeg takes seconds for one; another kind of video in between changes nothing."""
     light = 203 * (COLOURS / 255) ** 2.4 @ TO_BT2020.T

@@ -126,10 +126,10 @@ def store_video(source: Path, target: Path, settings: StoreSettings) -> dict:
     with waiting() as jpegs, waiting() as others:
         for frame in islice(film, None, None, settings.stride):
             times.append(frame.time)
-            shown = film.shown_size(frame)
-            shapes[shown[::-1] if codec.sideways(frame) else shown] += 1
             sizes.append(jpegs.write(_jpeg(small(frame, side, side), side, settings.jpeg_quality)))
             if (len(sizes) - 1) % settings.teacher_stride == 0:
+                shown = film.shown_size(frame)
+                shapes[shown[::-1] if codec.sideways(frame) else shown] += 1
                 width, height = (round(n * TEACHER_SHORT / min(shown)) for n in shown)
                 teacher_sizes.append(others.write(_jpeg(large(frame, width, height), TEACHER_SIDE, 92)))
         images = len(sizes) + len(teacher_sizes)
