@@ -2,8 +2,7 @@
 
 import json
 import time
-from contextlib import closing
-from contextlib import suppress
+from contextlib import closing, suppress
 from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
