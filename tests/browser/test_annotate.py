@@ -24,7 +24,7 @@ def test_label_five_videos(notebook):
     desk = book.page.get_by_role("group", name="Label videos")
     clip = desk.locator("video")
     output = book.page.locator(".jp-OutputArea").filter(has_text="unusable; labels: ").first.inner_text()
-    path = Path(output.partition("labels: ")[2].strip())
+    path = Path(output.partition("labels: ")[2].splitlines()[0])
     start = rows(path) if path.exists() else {}
 
     def shown() -> str:
