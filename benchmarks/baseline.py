@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from videossl_core import models
-from videossl_core.data import codec, demo
+from videossl_core.data import demo, pictures
 from videossl_core.params import Params
 from videossl_core.prepare import Data
 
@@ -76,10 +76,10 @@ class Plain:
         """A random crop of a random clip, (3, T, 112, 112), and its middle frame, (3, 224, 224)."""
         clip = source_clip(path, self.rng, self.p.clip_frames)
         y, x = self.rng.integers(0, 136 - 112 + 1, 2)
-        scaled = codec.Scaler()
+        scaled = pictures.Scaler()
         small = torch.from_numpy(np.stack([scaled(frame, 136, 136) for frame in clip]))
         small = small.permute(3, 0, 1, 2)[:, :, y : y + 112, x : x + 112]
-        picture = torch.from_numpy(codec.Scaler()(clip[len(clip) // 2], 224, 224).copy())
+        picture = torch.from_numpy(pictures.Scaler()(clip[len(clip) // 2], 224, 224).copy())
         return small.float(), picture.permute(2, 0, 1).float() / 255
 
     def step(self) -> int:

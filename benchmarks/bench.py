@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from benchmarks import baseline
 from videossl_core import evaluation, precision, prepare, training
 from videossl_core.batches import loader, prefetch
-from videossl_core.data import codec, files, frames, pool
+from videossl_core.data import files, frames, pictures, pool
 from videossl_core.data.frames import FrameStore, StoreSettings
 from videossl_core.data.labels import Rows
 from videossl_core.devices import device
@@ -202,7 +202,7 @@ class Contenders:
         """Decode a random clip of a source video."""
         path = self.data.index.root / self.rng.choice(self.data.split.video)
         clip = baseline.source_clip(path, self.rng, self.p.clip_frames)
-        scaled = codec.Scaler()
+        scaled = pictures.Scaler()
         np.stack([scaled(frame, self.p.frame_size, self.p.frame_size) for frame in clip])
         return 1
 

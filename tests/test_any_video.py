@@ -25,6 +25,7 @@ from support.videos import (
 
 from videossl_core import params, predict, prepare, training
 from videossl_core.data import codec, folders
+from videossl_core.data.pictures import Scaler
 from videossl_lab.annotate.widget import Annotator, Desk
 
 COUNT = 40
@@ -292,5 +293,5 @@ def looks_right(clip: bytes, kind: str, path: Path) -> None:
     path.write_bytes(clip)
     for frame in codec.Video(path):
         assert frame.width / frame.height == pytest.approx(4 / 3, rel=0.01)
-        shown = codec.Scaler()(frame, 160, 120).astype(int)
+        shown = Scaler()(frame, 160, 120).astype(int)
         assert abs(shown - scene(0, kind))[60:].mean() < 12  # a GIF has 256 colours; mirrored it is 24

@@ -30,6 +30,7 @@ from support.videos import (
 from videossl_core import params, prepare
 from videossl_core.data import codec, datasets, frames
 from videossl_core.data.frames import FrameStore, StoreSettings
+from videossl_core.data.pictures import Scaler, _converter
 from videossl_lab import films
 
 SETTINGS = StoreSettings(frame_size=64, jpeg_quality=95, teacher_stride=8)
@@ -37,7 +38,7 @@ SETTINGS = StoreSettings(frame_size=64, jpeg_quality=95, teacher_stride=8)
 
 def shown(path, **given) -> tuple[codec.Video, list[np.ndarray]]:
     """All frames of a video, at the size of its pictures."""
-    video, scaled = codec.Video(path, **given), codec.Scaler()
+    video, scaled = codec.Video(path, **given), Scaler()
     return video, [scaled(frame, *video.shown_size(frame)) for frame in video]
 
 
@@ -290,10 +291,10 @@ def test_second_hdr_video_needs_no_new_table(tmp_path):
     light = 203 * (COLOURS / 255) ** 2.4 @ TO_BT2020.T
     curves = {16: perceptual_quantizer, 18: hybrid_log_gamma}
     paths = [chart(tmp_path / f"{t}.mkv", curve(light), 9, (9, t), bits=10) for t, curve in curves.items()]
-    codec._converter.cache_clear()
+    _converter.cache_clear()
     first, second = ([shown(path)[1] for path in paths] for _ in range(2))
     assert np.array_equal(first, second)
-    assert codec._converter.cache_info().misses == 2
+    assert _converter.cache_info().misses == 2
 
 
 def test_interlaced(tmp_path):

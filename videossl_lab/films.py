@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from videossl_core.data import codec, frames
+from videossl_core.data.pictures import Scaler
 
 SECONDS = 10
 """A film shows at most so much of the beginning of a video."""
@@ -32,7 +33,7 @@ def player(pictures: Iterable[np.ndarray], fps: float, caption: str = "", width:
 def for_browser(path: Path, side: int = 320) -> bytes:
     """The beginning of a video (SECONDS) as it is stored, as H.264, which any browser plays, with a long side
     of at most ``side`` pixels; raises codec.VideoError."""
-    video, scaled = codec.Video(path), codec.Scaler()
+    video, scaled = codec.Video(path), Scaler()
     pictures, times = [], []
     for frame in video:
         times.append(frame.time)

@@ -1,7 +1,7 @@
 """Reading and writing one video file with PyAV, and the reason why a file cannot be used.
 
-What a player shows is what is read: edit lists, rotation and mirror marks, pixel shapes, colours, HDR,
-interlacing. Damage costs the frames that are damaged.
+Edit lists, several streams and jumps in time are read as a player does. Damage costs the frames that are
+damaged. How a frame looks is the business of ``pictures``.
 """
 
 import re
@@ -9,22 +9,18 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
-from functools import cache, lru_cache
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
-from threading import get_ident
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.filter import Graph
 from av.packet import Packet
-from av.sidedata.sidedata import Type
 from av.stream import Disposition, Stream
-from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
-from videossl_core.data import files
+from videossl_core.data import files, pictures
+from videossl_core.data.pictures import VideoError
 
 MAX_SIDE, MAX_FRAMES = 8192, 1_000_000
 """Larger videos are rejected: a damaged header can claim any size. A million frames are nine hours."""
@@ -37,14 +33,6 @@ _STATED = ("avi", "mov,mp4", "matroska", "flv", "asf", "nut", "rm", "mxf")
 """Containers whose header states the length. For the others FFmpeg takes it from what there is."""
 _STANDSTILL = {"mpegts": 10, "mpeg": 10}
 """Seconds after which the clock has jumped; 600 for the others. Broadcasts are cut together."""
-
-# Codes of ITU-T H.273: PQ and HLG transfer; the primaries of BT.2020 and of P3; nothing stated.
-_HDR, _WIDE, _UNSTATED = (16, 18), (9, 11, 12), (2, 3)
-_SDR = "out_transfer=bt709:out_primaries=bt709:out_color_matrix=bt709:out_range=tv"
-
-
-class VideoError(ValueError):
-    """A video cannot be used; the message is the reason."""
 
 
 def open_video(path: Path) -> InputContainer:
@@ -105,9 +93,9 @@ class Video:
             if not status.st_size:
                 raise VideoError("unreadable: an empty file")
             with open_video(self.path) as container:
-                frames = _deinterlaced(self._decoded(container))
+                frames = pictures.deinterlaced(self._decoded(container))
                 if self.fps:
-                    frames = _through(frames, ("fps", f"fps={self.fps}:eof_action=pass"))
+                    frames = pictures.through(frames, ("fps", f"fps={self.fps}:eof_action=pass"))
                 count = 0
                 for count, frame in enumerate(frames, 1):
                     if count > 1000 * (10 + self.decoded):  # each frame of a few stands for many minutes
@@ -216,123 +204,6 @@ def _check_size(width: int, height: int) -> None:
 def mean_rate(times: Sequence[float]) -> float:
     """Frames per second from the frames' times, also where the rate varies; 25 where they do not tell."""
     return (len(times) - 1) / (times[-1] - times[0]) if times and times[-1] > times[0] else 25.0
-
-
-# ---- What a player shows
-
-
-def _deinterlaced(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-    kinds = groupby(frames, key=lambda f: (f.interlaced_frame, f.width, f.height, f.format.name))
-    for (interlaced, *_), group in kinds:
-        yield from _through(group, ("bwdif", "mode=send_frame")) if interlaced else group
-
-
-def _through(frames: Iterable[av.VideoFrame], *filters: tuple[str, str]) -> Iterator[av.VideoFrame]:
-    """Frames as FFmpeg's filters give them."""
-    graph = None
-    for frame in chain(frames, [None]):
-        if graph is None and frame is not None:
-            graph = _graph(_source(frame), filters)
-        if graph is not None:
-            graph.vpush(frame)
-            with suppress(av.BlockingIOError, av.EOFError):  # it wants more, or has given all
-                while True:
-                    yield graph.vpull()
-
-
-def _source(frame: av.VideoFrame) -> str:
-    """What a graph needs to know of the frames that go into it."""
-    size = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base={frame.time_base}"
-    return f"{size}:colorspace={int(frame.colorspace)}:range={int(frame.color_range)}"
-
-
-def _graph(source: str, filters: Iterable[tuple[str, str]]) -> Graph:
-    graph = Graph()
-    graph.threads = 1
-    nodes = [graph.add("buffer", source), *(graph.add(*f) for f in filters), graph.add("buffersink")]
-    graph.link_nodes(*nodes).configure()
-    return graph
-
-
-@lru_cache(8)
-def _converter(source: str, filters: Iterable[tuple[str, str]], *_: int) -> Graph:
-    """A graph for all videos of this kind, in this thread: FFmpeg takes seconds to make its table for HDR."""
-    return _graph(source, filters)
-
-
-class Scaler:
-    """Frames as upright RGB pictures of one size; set up once for all frames of a video that are alike."""
-
-    def __init__(self) -> None:
-        self._resizer = VideoReformatter()
-        self._kind: tuple = ()
-
-    def __call__(self, frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
-        """(H, W, 3) uint8: the frame at this size, then turned as its marks ask, HDR and wide colours as a
-        BT.709 screen shows them, transparency over black. A format that cannot be converted is a VideoError.
-        """
-        marks = frame.format.name, frame.color_trc, frame.color_primaries, frame.colorspace, frame.rotation
-        kind = width, height, frame.width, frame.height, *marks
-        try:
-            if kind != self._kind:
-                self._set_up(frame, width, height)
-                self._kind = kind
-            if self._graph:
-                self._graph.vpush(frame)
-                resized = self._graph.vpull()
-            else:
-                resized = self._resizer.reformat(
-                    frame, width, height, "rgb24", self._colours, None, "AREA", threads=1
-                )
-        except (av.FFmpegError, ValueError) as error:
-            _converter.cache_clear()  # it may hold the frame that failed
-            raise VideoError(f"unreadable: cannot be converted to RGB ({error})") from None
-        picture = resized.to_ndarray()
-        return (picture.swapaxes(0, 1) if self._sideways else picture)[self._flips]
-
-    def _set_up(self, frame: av.VideoFrame, width: int, height: int) -> None:
-        filters = _conversion(frame, width, height)
-        colours = frame.color_trc, frame.color_primaries
-        self._graph = _converter(_source(frame), filters, *colours, get_ident()) if filters else None
-        # where nothing is stated, players take pictures of more than standard definition for BT.709
-        large = frame.width >= 1280 or frame.height > 576
-        self._colours = Colorspace.ITU709 if large and frame.colorspace in _UNSTATED else None
-        a, b, c, d = _matrix(frame)
-        self._sideways = sideways(frame)
-        x, y = (c, b) if self._sideways else (a, d)
-        self._flips = slice(None, None, -1 if y < 0 else None), slice(None, None, -1 if x < 0 else None)
-
-
-def _conversion(frame: av.VideoFrame, width: int, height: int) -> tuple[tuple[str, str], ...]:
-    """The filters for a frame that resizing alone would show wrong; none for any other."""
-    resize, rgb = ("scale", f"{width}:{height}:flags=area"), ("format", "rgb24")
-    if frame.color_trc in _HDR or frame.color_primaries in _WIDE:
-        stated = frame.color_primaries not in _UNSTATED
-        # to RGB by its own matrix first: both in one step mixes up the two matrices (FFmpeg 8)
-        return resize, ("format", "gbrp16"), ("scale", _SDR if stated else f"in_primaries=bt2020:{_SDR}"), rgb
-    if _has_alpha(frame.format.name):
-        return ("format", "gbrap"), ("premultiply", "inplace=1"), ("format", "gbrp"), resize, rgb
-    return ()
-
-
-@cache
-def _has_alpha(pixel_format: str) -> bool:
-    return any(component.is_alpha for component in av.VideoFormat(pixel_format).components)
-
-
-def _matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
-    """a, b, c, d of the display matrix: the pixel (x, y) is shown at (ax + cy, bx + dy)."""
-    if Type.DISPLAYMATRIX not in frame.side_data:
-        return 1, 0, 0, 1
-    side_data = frame.side_data[Type.DISPLAYMATRIX]  # type: ignore[typeddict-item]  # PyAV's stub is wrong
-    a, b, _, c, d, *_ = np.frombuffer(side_data, np.int32).tolist()
-    return a, b, c, d
-
-
-def sideways(frame: av.VideoFrame) -> bool:
-    """Does a player turn the picture by a quarter, so that its width becomes its height?"""
-    a, b, c, d = _matrix(frame)
-    return abs(b) + abs(c) > abs(a) + abs(d)
 
 
 def write(path: Path, frames: Iterable[np.ndarray], fps: float = 25.0, qp: int = 22) -> None:

@@ -26,7 +26,7 @@ import pandas as pd
 import simplejpeg
 from PIL import Image
 
-from videossl_core.data import codec, files, pool
+from videossl_core.data import codec, files, pictures, pool
 from videossl_core.params import Params
 from videossl_core.progress import track
 
@@ -118,7 +118,7 @@ def store_video(source: Path, target: Path, settings: StoreSettings) -> dict:
     136 x 136"). Layout: header, frames + teacher_frames + 1 int64 offsets, then the JPEGs.
     """
     side, film = settings.frame_size, codec.Video(source, settings.fps)
-    small, large = codec.Scaler(), codec.Scaler()
+    small, large = pictures.Scaler(), pictures.Scaler()
     sizes, teacher_sizes, times = array("q"), array("q"), array("d")
     shapes: Counter[tuple[int, int]] = Counter()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ def store_video(source: Path, target: Path, settings: StoreSettings) -> dict:
             sizes.append(jpegs.write(_jpeg(small(frame, side, side), side, settings.jpeg_quality)))
             if (len(sizes) - 1) % settings.teacher_stride == 0:
                 shown = film.shown_size(frame)
-                shapes[shown[::-1] if codec.sideways(frame) else shown] += 1
+                shapes[shown[::-1] if pictures.sideways(frame) else shown] += 1
                 width, height = (round(n * TEACHER_SHORT / min(shown)) for n in shown)
                 teacher_sizes.append(others.write(_jpeg(large(frame, width, height), TEACHER_SIDE, 92)))
         images = len(sizes) + len(teacher_sizes)
