@@ -247,15 +247,16 @@ def test_ucf101_counts(ucf101, split, train, test):
 
 def test_tuning_groups(ucf101):
     """Settings are chosen on groups of the training videos, never on official test videos."""
-    usual = datasets.read_index(params.load(**ucf101)).table.set_index("video").split
-    tuning = datasets.read_index(params.load(**ucf101, tune=True)).table
+    p = params.load(**ucf101, tune=True, label_draw="uniform")
+    index = datasets.read_index(p)
+    usual = index.table.set_index("video").split
+    tuning = splits.make_split(p, index)
     assert set(tuning.video) == set(usual.index[usual == "train"])
-    tuning["group"] = tuning.class_name + tuning.video.str.extract(r"_(g\d\d)_")[0]
-    train, test = (set(tuning.group[tuning.split == s]) for s in ("train", "test"))
-    assert len(test) == 4 * 101
-    assert not train & test
-    with pytest.raises(datasets.DatasetError, match="only source = 'ucf101'"):
-        datasets.read_index(params.load(dataset="demo", tune=True))
+    tuning["group"] = tuning.video.str.extract(r"_(g\d\d)_")[0]
+    train, test = (set(tuning.group[(tuning.role == "test") == held_out]) for held_out in (False, True))
+    assert len(test) == 4
+    assert len(train) == 14
+    assert min(test) > max(train)
 
 
 @pytest.mark.parametrize(

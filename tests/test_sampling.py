@@ -33,25 +33,73 @@ def test_steps_streams_and_seeds_differ():
     assert sampling.videos_of_step(7, 5, 0, 10, 4).tolist() == [3, 8, 6, 1]
 
 
-@given(st.integers(1, 60), st.integers(2, 20), st.data())
-def test_clip_stays_in_its_video(count, length, data):
-    start = data.draw(st.integers(0, max(0, count - length)))
-    numbers = sampling.clip_frames(count, start, length)
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.integers(1, 20), st.integers(0, 9))
+def test_balanced_classes(labels, k, seed):
+    """At any moment each class came as often as any other, or once more, and so did each of its videos."""
+    labels = np.array(labels)
+    seen = np.array([], dtype=int)
+    for step in range(8):
+        drawn = sampling.balanced_videos_of_step(seed, step, labels, k)
+        assert len(drawn) == k
+        seen = np.concatenate([seen, drawn])
+        times = np.bincount(labels[seen], minlength=5)[np.unique(labels)]
+        assert times.max() - times.min() <= 1
+        for label in np.unique(labels):
+            of_class = np.bincount(seen, minlength=len(labels))[labels == label]
+            assert of_class.max() - of_class.min() <= 1
+    again = sampling.balanced_videos_of_step(seed, 7, labels, k)
+    assert drawn.tolist() == again.tolist()
+
+
+def clips_of(length: int, clips: str = "consecutive", last_clip: str = "drop") -> params.Params:
+    return params.Params(source="demo", clip_frames=length, clips=clips, last_clip=last_clip)
+
+
+@given(st.integers(1, 60), st.integers(2, 20), st.sampled_from(["consecutive", "spread"]), st.data())
+def test_clip_stays_in_its_video(count, length, clips, data):
+    p = clips_of(length, clips)
+    start = data.draw(st.integers(0, sampling.starts(p, count) - 1))
+    numbers = sampling.clip_frames(p, count, start)
     assert len(numbers) == length
     assert 0 <= numbers.min() <= numbers.max() < count
-    if count >= length:
+    if count >= length and clips == "consecutive":
         assert numbers.tolist() == list(range(start, start + length))
 
 
 def test_clips_of_a_video():
     starts = {
-        count: [sampling.clip_starts(count, 16, end) for end in ("drop", "pad")] for count in (5, 16, 31, 32)
+        count: [sampling.clip_starts(clips_of(16, last_clip=end), count) for end in ("drop", "pad")]
+        for count in (5, 16, 31, 32)
     }
     assert starts == {5: [[0], [0]], 16: [[0], [0]], 31: [[0], [0, 16]], 32: [[0, 16], [0, 16]]}
-    assert sampling.centre_start(40, 16) == 12
-    assert sampling.centre_start(10, 16) == 0
-    assert sampling.clip_frames(3, 0, 8).tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
-    assert sampling.clip_frames(20, 16, 8).tolist() == [16, 17, 18, 19, 16, 17, 18, 19]
+    assert sampling.centre_start(clips_of(16), 40) == 12
+    assert sampling.centre_start(clips_of(16), 10) == 0
+    assert sampling.clip_frames(clips_of(8), 3, 0).tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert sampling.clip_frames(clips_of(8), 20, 16).tolist() == [16, 17, 18, 19, 16, 17, 18, 19]
+
+
+def test_spread_clips():
+    p = clips_of(4, "spread")
+    # 18 frames: segments of 4.5, and four clips that share no frame
+    clips = [sampling.clip_frames(p, 18, start).tolist() for start in sampling.clip_starts(p, 18)]
+    assert clips == [[0, 4, 9, 13], [1, 5, 10, 14], [2, 6, 11, 15], [3, 7, 12, 16]]
+    assert sampling.centre_start(p, 18) == 1
+    assert sampling.clip_starts(p, 3) == [0]
+    assert sampling.clip_frames(p, 3, 0).tolist() == [0, 0, 1, 2]
+
+
+@given(st.integers(1, 200), st.integers(2, 20))
+def test_spread_clips_share_no_frame(count, length):
+    """Each is equally spaced, one frame in each of T equal parts of the video (TSN's segments)."""
+    p = clips_of(length, "spread")
+    clips = [sampling.clip_frames(p, count, start) for start in sampling.clip_starts(p, count)]
+    assert len(clips) == max(1, count // length)
+    if count >= length:
+        assert len(set(np.concatenate(clips))) == len(clips) * length
+        for clip in clips:
+            assert np.diff(clip).max() - np.diff(clip).min() <= 1
+            assert all(k * count // length <= n < (k + 1) * count / length for k, n in enumerate(clip))
 
 
 def test_crop_and_flip():

@@ -47,6 +47,35 @@ def test_draw(sizes, pct, draw, seed):
     assert splits.split_hash(again) == splits.split_hash(split)
 
 
+@settings(max_examples=60, deadline=None)
+@given(sizes, st.floats(1, 99), st.integers(0, 3))
+def test_validation(sizes, pct, seed):
+    """Labelled videos of the same draw, of each class the rounded share; one stays, nothing else changes."""
+    index = index_of(sizes)
+    usual, split = (split_of(index, label_pct=60, seed=seed, val_pct=val) for val in (0, pct))
+    held_out = split.role == "val"
+    assert (usual.role[held_out] == "labelled").all()
+    assert (split.role[~held_out] == usual.role[~held_out]).all()
+    for name, labelled in usual[usual.role == "labelled"].groupby("class_name"):
+        count = (split.role[labelled.index] == "val").sum()
+        assert count == min(len(labelled) - 1, round(len(labelled) * pct / 100)), name
+
+
+def test_validation_keeps_sources_together():
+    """Of groups of UCF101 all labelled videos train, or none does; one too large to fit is left."""
+    groups = [("g01", 2), ("g02", 2), ("g03", 2), ("g04", 6)]
+    videos = [f"A/v_A_{group}_c{n:02d}.avi" for group, count in groups for n in range(count)]
+    table = pd.DataFrame({"video": [*videos, "A/t.avi"], "class_name": "A", "label": 0})
+    table["split"] = ["train"] * 12 + ["test"]
+    index = datasets.Index(Path(), table, ["A"], ["A"])
+    for seed in range(5):
+        split = split_of(index, label_pct=100, val_pct=34, seed=seed)
+        roles = split[split.role != "test"].groupby(split.video.map(splits.source_of)).role
+        assert (roles.nunique() == 1).all()
+        assert (split.role == "val").sum() == 4
+        assert roles.first()["v_A_g04"] == "labelled"
+
+
 def test_split_survives_its_file():
     """And its hash, which another seed's draw does not share."""
     split = split_of(index_of([40, 40]))

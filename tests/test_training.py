@@ -6,9 +6,10 @@ from unittest.mock import Mock
 import pandas as pd
 import pytest
 import torch
-from support.helpers import NETWORKS, same, slow_after, without_times
+from support.helpers import NETWORKS, record, same, slow_after, stop_at, without_times
 
-from videossl_core import batches, losses, methods, models, params, prepare, runs, training
+from videossl_core import batches, losses, methods, models, params, predict, prepare, runs, training
+from videossl_core.data import splits
 from videossl_core.teacher import Classifier
 from videossl_core.training import Trainer
 
@@ -246,3 +247,83 @@ def test_prediction_not_finite(tiny):
     network.heads["classes"].register_forward_hook(lambda m, x, y: y if m.training else y * float("nan"))
     with pytest.raises(FloatingPointError, match=r"mp4: the network's prediction is not finite"):
         list(Trainer(p, prepare.prepare(p), network=network))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["supervised", "mean_teacher"])
+def test_best_weights_are_kept(tiny, method, monkeypatch):
+    """With keep = best the test videos are those of the evaluation with the best val videos, here the first;
+    the last weights stay in the checkpoint, and held-out labels reach no weight."""
+    given = {"method": method, "label_pct": 90, "label_draw": "uniform", "val_pct": 50}
+    last = training.train(tiny(**given, variant="last"))
+    after_two = stop_at(tiny(**given, variant="two"), 2).read_checkpoint()
+    top1, keep = iter([50.0, 25.0]), Trainer._keep_best
+    monkeypatch.setattr(Trainer, "_keep_best", lambda self, net, _: keep(self, net, next(top1)))
+    p = tiny(**given, keep="best")
+    run = training.train(p)
+    rows = [(step, subset) for step in (2, 4) for subset in ("val", "test", "unlabelled")]
+    metrics = pd.read_csv(run.metrics)
+    assert list(zip(metrics.step, metrics.subset, strict=True)) == rows
+    checkpoint = run.read_checkpoint()
+    assert same(checkpoint["model"], last.read_checkpoint()["model"])
+    assert run.read_provenance()["kept_step"] == checkpoint["best"]["step"] == 2
+    assert same(checkpoint["best"]["weights"], after_two["ema" if method == "mean_teacher" else "model"])
+    assert run.predictions_test.read_bytes() != last.predictions_test.read_bytes()
+    predict, _ = training.load_predictor(run, p)
+    data = prepare.prepare(p, with_teacher=False)
+    again = predict(data.rows("test"), data.store).table
+    assert again.to_csv(index=False) == run.predictions_test.read_text()
+    # resumed after its first evaluation, it has the same record
+    monkeypatch.setattr(Trainer, "_keep_best", keep)
+    runs_of = [tiny(**given, keep="best", variant=name) for name in ("whole", "parts")]
+    whole = training.train(runs_of[0])
+    stop_at(runs_of[1], 2)
+    assert same(record(training.train(runs_of[1])), record(whole))
+
+
+def test_no_video_to_choose_by(tiny):
+    with pytest.raises(splits.SplitError, match="no class has enough labelled videos"):
+        prepare.prepare(tiny(method="supervised", val_pct=50))
+    with pytest.raises(params.ParameterError, match="keep = 'best' needs val_pct"):
+        tiny(keep="best")
+
+
+@pytest.mark.parametrize("balance", ["sampler", "loss"])
+def test_balanced_classes(tiny, balance):
+    """Three videos of one class and one of another: as many clips of each, or weights 2/3 and 2 whose sum a
+    video is the same."""
+    p = tiny(method="supervised", batch_size=8, class_balance=balance)
+    data = prepare.prepare(p, with_teacher=False)
+    split = data.split[data.split.label.isin([0, 1])].copy()
+    split["role"] = "unlabelled"
+    first, second = (split.index[split.label == label] for label in (0, 1))
+    split.loc[[*first[:3], second[0]], "role"] = "labelled"
+    reader = batches.Batches(p, methods.METHODS["supervised"], split, data.store, None)
+    batch = reader[0]
+    count = torch.bincount(batch["labels"]).tolist()
+    logits = torch.randn(8, 14, generator=torch.Generator().manual_seed(0))
+    loss = methods.TERMS["supervised"].loss({"classes": logits}, batch, p).double()
+    each = -logits.double().log_softmax(-1)[torch.arange(8), batch["labels"]]
+    if balance == "sampler":
+        assert count == [4, 4]
+        assert "label_weights" not in batch
+        torch.testing.assert_close(loss, each, rtol=1e-6, atol=0)
+    else:
+        assert count == [6, 2]
+        weights = torch.tensor([2 / 3, 2.0], dtype=torch.float64)[batch["labels"]]
+        torch.testing.assert_close(loss, each * weights, rtol=1e-6, atol=0)
+
+
+@pytest.mark.slow
+def test_spread_clips_train_and_predict(tiny):
+    """The one clip of a video of 8 to 15 frames is spread over it; with a second one the two are averaged."""
+    p = tiny(method="videossl", clips="spread", clip_frames=4, tau=0.5)
+    run = training.train(p)
+    found = predict.predict_files(p, p.videos_dir)
+    frames = found.store.table.frames[found.clips.video]
+    seconds = (frames / found.store.table.fps[found.clips.video]).to_numpy()
+    assert (found.clips.start == 0).all()
+    assert found.clips.end.to_numpy() == pytest.approx(seconds)
+    assert (found.clips.groupby("video").size() == found.store.table.frames // 4).all()
+    recorded = pd.read_csv(run.predictions_test).set_index("video").video_pred
+    assert (found.table.set_index("video").predicted[recorded.index] == recorded).all()

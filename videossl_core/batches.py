@@ -59,6 +59,10 @@ class Batches(Dataset):
             raise ValueError(f"{p.method} needs unlabelled videos; label_pct = {p.label_pct:g} leaves none")
         both = pd.concat(rows)
         self.videos, self.labels = both.video.to_numpy(), both.label.to_numpy()
+        counts = np.bincount(self.labels[: self.n_labelled])
+        # the mean over the labelled videos is 1
+        weights = self.n_labelled / ((counts > 0).sum() * np.maximum(counts, 1))
+        self.label_weights = torch.from_numpy(weights).float()
         self.sizes = store.table[["frames", "height", "width"]].reindex(both.video).astype(int).to_numpy()
 
     def __len__(self) -> int:
@@ -66,7 +70,10 @@ class Batches(Dataset):
 
     def __getitem__(self, step: int) -> dict[str, Any]:
         p = self.p
-        labelled = sampling.videos_of_step(p.seed, step, 0, self.n_labelled, self.k)
+        if p.class_balance == "sampler":
+            labelled = sampling.balanced_videos_of_step(p.seed, step, self.labels[: self.n_labelled], self.k)
+        else:
+            labelled = sampling.videos_of_step(p.seed, step, 0, self.n_labelled, self.k)
         unlabelled = sampling.videos_of_step(p.seed, step, 1, self.n_unlabelled, self.u)
         positions = np.concatenate([labelled, self.n_labelled + unlabelled])[self.mine]
         draws = sampling.draws_of_step(p.seed, step, p.batch_size)
@@ -74,8 +81,8 @@ class Batches(Dataset):
         needed: dict[str, list[Tensor]] = {}
         for i, position in zip(self.mine, positions, strict=True):
             video, size = self.videos[position], self.sizes[position].tolist()
-            start = int(draws.start[i] * max(1, size[0] - p.clip_frames + 1))
-            frames = sampling.clip_frames(size[0], start, p.clip_frames)
+            start = int(draws.start[i] * sampling.starts(p, size[0]))
+            frames = sampling.clip_frames(p, size[0], start)
             whole = sampling.read_clip(self.store, video, frames)
             view = sampling.draw_view(p, draws, i)
             clips.append(sampling.cut_view(whole, view, p.crop_size))
@@ -85,6 +92,8 @@ class Batches(Dataset):
                     needed.setdefault(name, []).append(value)
         labels, k = torch.from_numpy(self.labels[positions]), sum(i < self.k for i in self.mine)
         batch = {"step": step, "clips": stack_clips(clips), "labels": labels[:k], "hidden": labels[k:]}
+        if p.class_balance == "loss":
+            batch["label_weights"] = self.label_weights[labels[:k]]
         for name, values in needed.items():
             batch[name] = stack_clips(values) if values[0].dim() == 4 else torch.stack(values)
         _share(batch.values())
@@ -103,8 +112,8 @@ class EvalClips(Dataset):
         self.counts = store.table.frames.reindex(videos).astype(int).to_numpy()
         rows = []
         for i, count in enumerate(self.counts):
-            rows.append((i, sampling.centre_start(count, p.clip_frames), True))
-            rows += [(i, start, False) for start in sampling.clip_starts(count, p.clip_frames, p.last_clip)]
+            rows.append((i, sampling.centre_start(p, count), True))
+            rows += [(i, start, False) for start in sampling.clip_starts(p, count)]
         self.rows = np.array(rows, dtype=np.int64).reshape(-1, 3)
 
     def __len__(self) -> int:
@@ -114,7 +123,7 @@ class EvalClips(Dataset):
         p, clips = self.p, []
         rows = self.rows[i * p.batch_size : (i + 1) * p.batch_size]
         for video, start, _ in rows:
-            frames = sampling.clip_frames(self.counts[video], start, p.clip_frames)
+            frames = sampling.clip_frames(p, self.counts[video], start)
             clip = sampling.read_clip(self.store, self.videos[video], frames)
             clips.append(sampling.centre_crop(clip, p.crop_size))
         batch = stack_clips(clips), torch.from_numpy(rows[:, 0]), torch.from_numpy(rows[:, 2] == 1)

@@ -40,7 +40,8 @@ def consistency_weight(step: int, p: Params) -> float:
 
 
 def _supervised(out: Outputs, batch: Batch, p: Params) -> Tensor:
-    return losses.supervised_loss(out["classes"][: len(batch["labels"])], batch["labels"])
+    each = losses.supervised_loss(out["classes"][: len(batch["labels"])], batch["labels"])
+    return each * batch["label_weights"] if "label_weights" in batch else each
 
 
 def _pseudo(out: Outputs, batch: Batch, p: Params) -> Tensor:

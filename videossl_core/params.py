@@ -149,11 +149,11 @@ class Params(WhichRun):
     root: ProjectPath | None = Field(None, description="folder that holds the videos")
     lists: ProjectPath | None = Field(None, description="folder (or file) of the official train/test lists")
     split: int = Field(1, ge=1, le=3, description="official split (UCF101, HMDB51)")
-    tune: bool = Field(False, description="UCF101: test on held-out training groups, to choose settings")
+    tune: bool = Field(False, description="test on held-out training videos, to choose settings")
     classes: Names | None = Field(None, description="restrict to these classes, in this order of ids")
     largest_classes: int | None = Field(None, ge=1, description="the n classes with most training videos")
     hmdb51_pool: Literal["videossl", "official"] = Field("videossl", description="training pool of HMDB51")
-    test_pct: float = Field(25, gt=0, lt=100, description="held-out share where a source has no test split")
+    test_pct: float = Field(25, gt=0, lt=100, description="held-out share with tune, or without a test split")
     demo_per_class: int = Field(30, ge=3, le=1000, description="videos rendered for each class of the demo")
     short_videos: Literal["reject", "loop"] = Field("reject", description="a video shorter than a clip")
     max_damaged_pct: float = Field(10, ge=0, le=100, description="more damaged or missing frames refuse it")
@@ -161,11 +161,18 @@ class Params(WhichRun):
     # Label split
     label_draw: DrawName = Field("stratified", description="how the labelled videos are chosen")
     label_list: ProjectPath | None = Field(None, description="path*label file, or the authors' folder")
+    val_pct: float = Field(0, ge=0, lt=100, description="share of the labelled videos to choose by, %")
+    class_balance: Literal["none", "sampler", "loss"] = Field(
+        "none", description="of a network's labelled clips: each class as often, or weighted as much"
+    )
 
     # Clips (4.1): videos at 136 x 136, clips of 16 frames at 112 x 112
     frame_size: int = Field(136, ge=16, le=1024, description="side of the stored frames, pixels")
     crop_size: int = Field(112, ge=16, le=1024, description="side of the random crop, pixels")
-    clip_frames: int = Field(16, ge=2, le=256, description="consecutive frames of a clip")
+    clip_frames: int = Field(16, ge=2, le=256, description="frames of a clip")
+    clips: Literal["consecutive", "spread"] = Field(
+        "consecutive", description="frames of a clip: one after the other, or spread over the whole video"
+    )
     fps: float | None = Field(None, ge=0.1, le=240, description="resample videos to it; None: as they come")
     stride: int = Field(1, ge=1, le=64, description="use every n-th frame of a video")
     jpeg_quality: int = Field(90, ge=30, le=100, description="quality of the stored frames")
@@ -227,6 +234,7 @@ class Params(WhichRun):
     # Evaluation and log
     eval_every: int = Field(4_000, ge=1, description="iterations between two evaluations")
     eval_videos: int = Field(1_000, ge=1, description="videos per subset in evaluations during training")
+    keep: Literal["last", "best"] = Field("last", description="best: the weights best on the val videos")
     last_clip: Literal["drop", "pad"] = Field("drop", description="a rest shorter than a clip")
     log_every: int = Field(10, ge=1, description="iterations between two rows of log.csv")
 
@@ -236,6 +244,8 @@ class Params(WhichRun):
             raise ValueError(f"crop_size = {self.crop_size} is larger than frame_size = {self.frame_size}")
         if self.label_draw == "list" and self.label_list is None:
             raise ValueError("label_draw = 'list' needs label_list, the path*label file or its folder")
+        if self.keep == "best" and not self.val_pct:
+            raise ValueError("keep = 'best' needs val_pct, the share of the labelled videos to choose by")
         if self.source not in (None, "demo", "annotated") and self.root is None:
             raise ValueError(f"source = {self.source!r} needs root, the folder that holds the videos")
         return self

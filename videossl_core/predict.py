@@ -111,5 +111,7 @@ def _spans(p: Params, videos: list[str], store: FrameStore) -> pd.DataFrame:
     video, start = rows[rows[:, 2] == 0, :2].T
     frames, fps = (store.table[name].reindex(videos).to_numpy()[video] for name in ("frames", "fps"))
     end = np.minimum(start + p.clip_frames, frames)
+    if p.clips == "spread":  # each is of the whole video
+        start, end = np.zeros_like(start), frames
     name = np.array(videos, dtype=object)[video]
     return pd.DataFrame({"video": name, "start": start / fps, "end": end / fps})

@@ -14,7 +14,7 @@ from videossl_core.params import Params
 
 @dataclass(frozen=True)
 class Data:
-    """``split`` has the columns video, class_name, label, role (labelled, unlabelled, test)."""
+    """``split`` has the columns video, class_name, label, role (labelled, val, unlabelled, test)."""
 
     index: datasets.Index
     store: FrameStore
@@ -128,6 +128,9 @@ def choose_labels(p: Params, index: datasets.Index, rejected: pd.Series) -> pd.D
     for role in ("labelled", "test"):
         if not (split.role == role).any():
             raise datasets.DatasetError(f"no {role} video is usable, see {p.data_dir / 'rejected.csv'}")
+    if p.val_pct and not (split.role == "val").any():
+        few = f"val_pct = {p.val_pct:g}: no class has enough labelled videos to hold one out"
+        raise splits.SplitError(f"{few}; raise val_pct or label_pct")
     splits.warn_without_label(split, index.classes)
     return split
 
@@ -136,7 +139,7 @@ def run_teacher(p: Params, store: FrameStore, split: pd.DataFrame) -> teacher.Ta
     """The teacher's softmax for all training videos (3.3); for a method that uses its features these too, and
     for the test videos as well. With ``teacher_view = same`` it looks at each step instead."""
     features = bool(methods.METHODS[p.method].features)
-    videos = split.video if features else split.video[split.role != "test"]
+    videos = split.video if features else split.video[split.role.isin(["labelled", "unlabelled"])]
     if p.teacher_view == "same" and not features:
         videos = videos[:0]
     return teacher.build_targets(p, store, list(videos), devices.device(p), features)

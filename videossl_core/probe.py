@@ -91,8 +91,8 @@ class Probe:
         counts = store.table.frames.reindex(rows.video).astype(int)
         for video, count in track(counts.items(), len(counts), "evaluating"):
             seen = targets.features(video)
-            starts = [sampling.centre_start(count, p.clip_frames)]
-            starts += sampling.clip_starts(count, p.clip_frames, p.last_clip) if every_clip else []
+            starts = [sampling.centre_start(p, count)]
+            starts += sampling.clip_starts(p, count) if every_clip else []
             parts = chain([seen], (seen[self._of_clip(len(seen), start)] for start in starts))
             x = (self.scale(features(part, kind)[None]) for part in parts)  # those of a film are gigabytes
             probs.append(np.vstack([self.classifier.probs(row) for row in x]))
@@ -105,6 +105,8 @@ class Probe:
         """Which of the frames that the teacher saw lie in the clip; two at least, for one alone has no
         motion: if need be those nearest to its middle."""
         p, stride = self.p, self.p.teacher_stride
+        if p.clips == "spread":  # each is of the whole video
+            return list(range(count))
         inside = range(-(-start // stride), min(count, -(-(start + p.clip_frames) // stride)))
         if len(inside) > 1:
             return list(inside)
@@ -124,7 +126,7 @@ def fit(p: Params, data: Data) -> tuple[Probe, list[dict]]:
     """Fit the run's classifier on its labelled videos; the rows are those of ``choose_strength``, or of kNN,
     which has nothing to choose, one without values."""
     assert data.targets is not None
-    split = data.split[data.split.role != "test"]
+    split = data.split[data.split.role.isin(["labelled", "unlabelled"])]
     x, known = features_of(p, data.targets, split.video), (split.role == "labelled").to_numpy()
     scale, labelled = Scale.of(x, sizes_of(p)), split[known]
     x, labels = scale(x[known]), labelled.label.to_numpy()
@@ -139,7 +141,7 @@ class ProbeTrainer:
     """What ``training.Trainer`` is for a network. One fit is its one step, and the rows of log.csv are the
     strengths tried, best first."""
 
-    precision, evaluation_due = "fp64", False
+    precision, evaluation_due, best = "fp64", False, None
 
     def __init__(self, p: Params, data: Data, ranks: Ranks | None = None):
         self.p, self.data, self.device = p, data, device(p)
@@ -154,7 +156,7 @@ class ProbeTrainer:
         begun, metrics, of_test = time.perf_counter(), [], None
         assert self.data.targets is not None
         fitted, tried = fit(self.p, self.data)
-        for subset in ("test", "unlabelled"):
+        for subset in ("val", "test", "unlabelled"):
             videos = self.data.rows(subset)
             videos = videos[videos.label >= 0]  # nobody knows the class of a user's unlabelled videos
             if len(videos):

@@ -176,6 +176,8 @@ class OpenRun(Run):
         if self.ranks.first:
             counts = {"processes": self.ranks.count, "rejected": len(trainer.data.rejected)}
             times = {"train_seconds": round(trainer.seconds, 1), "finished": provenance.now()}
+            if trainer.best:
+                counts["kept_step"] = trainer.best["step"]
             self.write_provenance(self.read_provenance() | counts | times)
         self.status = "finished"
 

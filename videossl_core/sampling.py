@@ -19,7 +19,7 @@ from videossl_core.data.splits import Stream
 from videossl_core.params import Params
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1024)  # class_balance = sampler has an order for each class
 def _order(seed: int, stream: int, epoch: int, n: int) -> np.ndarray:
     return np.random.default_rng([seed, Stream.ORDER, stream, epoch]).permutation(n)
 
@@ -28,6 +28,16 @@ def videos_of_step(seed: int, step: int, stream: int, n: int, k: int) -> np.ndar
     """(k,) positions, out of n videos, drawn without replacement until all were seen, then again."""
     turns = np.arange(step * k, (step + 1) * k)
     return np.array([_order(seed, stream, int(i // n), n)[i % n] for i in turns], dtype=int)
+
+
+def balanced_videos_of_step(seed: int, step: int, labels: np.ndarray, k: int) -> np.ndarray:
+    """(k,) positions of videos with these labels, each class as often as any other: the classes take turns in
+    random order, and so do the videos of a class, whose n-th turn comes in round n."""
+    classes = np.unique(labels)
+    rounds = np.arange(step * k, (step + 1) * k) // len(classes)
+    turns = zip(rounds, videos_of_step(seed, step, 2, len(classes), k), strict=True)
+    groups = [np.flatnonzero(labels == label) for label in classes]
+    return np.array([groups[c][videos_of_step(seed, n, 3 + c, len(groups[c]), 1)[0]] for n, c in turns])
 
 
 Draws = namedtuple(
@@ -47,20 +57,32 @@ def draws_of_step(seed: int, step: int, batch_size: int) -> Draws:
     return Draws(*rng.random((len(Draws._fields), batch_size)))
 
 
-def clip_frames(count: int, start: int, length: int) -> np.ndarray:
-    """Numbers of the ``length`` consecutive frames from ``start``; a video that ends early is looped."""
-    return start + np.arange(length) % min(length, count - start)
+def clip_frames(p: Params, count: int, start: int) -> np.ndarray:
+    """Numbers of a clip's frames, (T,), in a video of ``count`` frames: from ``start`` on the next ones, and
+    looped where the video ends; or, with ``clips = spread``, equally far apart over the whole video."""
+    numbers = np.arange(p.clip_frames)
+    if p.clips == "spread":
+        return start + numbers * count // p.clip_frames
+    return start + numbers % min(p.clip_frames, count - start)
 
 
-def clip_starts(count: int, length: int, last_clip: str) -> list[int]:
-    """First frames of all consecutive non-overlapping clips (4.1); a shorter rest is dropped, or looped."""
-    whole = max(1, count // length) if last_clip == "drop" else -(-count // length)
-    return [i * length for i in range(whole)]
+def starts(p: Params, count: int) -> int:
+    """How many first frames a clip can have: 0, 1, ... below this."""
+    return max(1, count // p.clip_frames if p.clips == "spread" else count - p.clip_frames + 1)
 
 
-def centre_start(count: int, length: int) -> int:
-    """First frame of the clip in the middle of the video."""
-    return max(0, (count - length) // 2)
+def centre_start(p: Params, count: int) -> int:
+    """First frame of the clip in the middle of the video, or of the spread clips in the middle of all."""
+    return (starts(p, count) - 1) // 2
+
+
+def clip_starts(p: Params, count: int) -> list[int]:
+    """First frames of all clips of an evaluation, which share no frame. Consecutive ones (4.1) may leave a
+    shorter rest, which is dropped, or looped; spread ones lie between each other."""
+    if p.clips == "spread":
+        return list(range(starts(p, count)))
+    whole = max(1, count // p.clip_frames) if p.last_clip == "drop" else -(-count // p.clip_frames)
+    return [i * p.clip_frames for i in range(whole)]
 
 
 def read_clip(store: FrameStore, video: str, numbers: np.ndarray, teacher: bool = False) -> Tensor:

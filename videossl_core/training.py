@@ -1,5 +1,6 @@
 """The loop: one forward pass over labelled and unlabelled clips, the method's losses, evaluation."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -71,6 +72,7 @@ class Trainer:
         self.window: list[dict[str, float]] = []  # what the next row of the log is the mean of
         self.log: list[dict] = []
         self.metrics: list[dict] = []
+        self.best: dict | None = None  # with keep = best: its step, top1 and weights
         self.test_predictions: evaluation.Predictions | None = None
 
     def step(self, batch: Batch) -> dict[str, float]:
@@ -159,7 +161,7 @@ class Trainer:
         p, rows = self.p, []
         network = self.network if self.ema is None or p.eval_model == "student" else self.ema
         self.ranks.share_statistics(network)
-        for subset in ("test", "unlabelled"):
+        for subset in ("val", "test", "unlabelled"):
             final = subset == "test" and self.step_number == p.steps
             videos = self.data.rows(subset)
             videos = videos[videos.label >= 0]  # nobody knows the class of a user's unlabelled videos
@@ -172,10 +174,22 @@ class Trainer:
                 )
             facts = {"step": self.step_number, "subset": subset}
             rows.append(facts | predictions.top1() | {"videos": len(videos)})
+            if subset == "val" and p.keep == "best":
+                network = self._keep_best(network, rows[-1]["video_top1"])
             if final:
                 self.test_predictions = predictions
         self.metrics += rows
         return rows
+
+    def _keep_best(self, network: nn.Module, top1: float) -> nn.Module:
+        """Remember the best weights, of equal ones the longest trained. At the end, a network with these."""
+        if self.best is None or top1 >= self.best["top1"]:
+            weights = copy.deepcopy(network.state_dict())
+            self.best = {"step": self.step_number, "top1": top1, "weights": weights}
+        if self.step_number == self.p.steps:
+            network = copy.deepcopy(network)
+            network.load_state_dict(self.best["weights"])
+        return network
 
     def facts(self) -> dict:
         """What must be the same when training resumes."""
@@ -186,13 +200,14 @@ class Trainer:
         """All that resuming needs, as tensors and plain containers."""
         parts = {n: None if part is None else part.state_dict() for n, part in self._parts().items()}
         rows = {"metrics": self.metrics, "log": self.log, "window": self.window}
-        return {"step": self.step_number, "seconds": self.seconds} | rows | parts | self.facts()
+        best = {"best": self.best} if self.p.keep == "best" else {}
+        return {"step": self.step_number, "seconds": self.seconds} | rows | parts | best | self.facts()
 
     def load_state_dict(self, state: dict) -> None:
         for name, part in self._parts().items():
             if part is not None:
                 part.load_state_dict(state[name])
-        self.step_number, self.seconds = state["step"], state["seconds"]
+        self.step_number, self.seconds, self.best = state["step"], state["seconds"], state.get("best")
         # in place: they may be on show
         self.log[:], self.metrics[:], self.window[:] = state["log"], state["metrics"], state["window"]
 
@@ -291,10 +306,9 @@ def load_network(run: runs.Run, p: Params) -> tuple[nn.Module, list[str]]:
     checkpoint = run.read_checkpoint()
     network = build_network(p, len(checkpoint["classes"]))
     precision.Precision(**checkpoint["precision"]).apply(network)
-    network.load_state_dict(checkpoint["model"])
-    evaluated: nn.Module = network
-    if checkpoint["ema"] is not None and p.eval_model != "student":
-        ema = models.averaged(network, p.ema_decay)
-        ema.load_state_dict(checkpoint["ema"])
-        evaluated = ema.module
+    averages = checkpoint["ema"] is not None and p.eval_model != "student"
+    evaluated = models.averaged(network, p.ema_decay) if averages else network
+    best = checkpoint.get("best")
+    evaluated.load_state_dict(best["weights"] if best else checkpoint["ema" if averages else "model"])
+    evaluated = evaluated.module if averages else evaluated
     return evaluated.to(device(p)).eval(), checkpoint["classes"]

@@ -15,7 +15,7 @@ from videossl_core.params import Params
 from videossl_core.prepare import Data
 from videossl_lab import plots
 
-ROLES = ["labelled", "unlabelled", "test"]
+ROLES = ["labelled", "val", "unlabelled", "test"]
 
 
 @cache
@@ -30,17 +30,19 @@ def role_table(split: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
     """Videos per class and role, with their sum."""
     names = split.class_name.replace("", "(unknown)")
     rows = [*classes, "(unknown)"] if "(unknown)" in set(names) else classes
-    counts = pd.crosstab(names, split.role).reindex(index=rows, columns=ROLES, fill_value=0)
+    roles = [role for role in ROLES if role != "val" or "val" in set(split.role)]
+    counts = pd.crosstab(names, split.role).reindex(index=rows, columns=roles, fill_value=0)
     counts.loc["all"] = counts.sum()
     return counts.rename_axis(index=None, columns=None)
 
 
 def role_bars(split: pd.DataFrame, classes: list[str]) -> Figure:
     """Training videos per class: the labelled ones and the rest."""
-    counts = role_table(split, classes).drop(index="all")[ROLES[:2]]
-    axis = counts.plot.bar(stacked=True, color=["#d55e00", "#cccccc"], width=0.8, figsize=(9, 3), rot=60)
+    counts = role_table(split, classes).drop(index="all").drop(columns="test")
+    colors = {"labelled": "#d55e00", "val": "#0072b2", "unlabelled": "#cccccc"}
+    axis = counts.plot.bar(stacked=True, color=colors, width=0.8, figsize=(9, 3), rot=60)
     axis.set(ylabel="training videos")
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     if len(counts) > 40:
         axis.set(xticks=[], xlabel="classes")
     words = [f"{n.sum()} {role}, {n.min()} to {n.max()} a class" for role, n in counts.items()]
@@ -57,7 +59,7 @@ def draw(picture: np.ndarray, axis: Axes, title: str = "") -> None:
 def centre_clip(data: Data, p: Params, video: str) -> tuple[np.ndarray, Tensor]:
     """The clip in the middle of a video, cropped in the middle: its frames' numbers, (3, T, S, S) uint8."""
     count = int(data.store.table.loc[video, "frames"])
-    numbers = sampling.clip_frames(count, sampling.centre_start(count, p.clip_frames), p.clip_frames)
+    numbers = sampling.clip_frames(p, count, sampling.centre_start(p, count))
     return numbers, sampling.centre_crop(sampling.read_clip(data.store, video, numbers), p.crop_size)
 
 

@@ -38,8 +38,6 @@ def read_index(p: Params) -> Index:
     Raises:
         DatasetError: a list is malformed, a name leads out of the root, or no video is left.
     """
-    if p.tune and p.source != "ucf101":
-        raise DatasetError("tune = True: only source = 'ucf101' has groups to hold out")
     root = open_root(p)
     rows, listed = SOURCES[p.source](p)
     table = pd.DataFrame(rows, columns=["video", "class_name", "split"])

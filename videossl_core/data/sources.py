@@ -73,15 +73,7 @@ def _ucf101(p: Params) -> Listing:
             if name not in classes or (split == "train" and number != [str(classes.index(name) + 1)]):
                 raise DatasetError(f"{path} line {n}: {line!r} is not a video of a listed class with its id")
             rows.append((video, name, split))
-    return Listing(_tuning(rows, classes) if p.tune else rows, classes)
-
-
-def _tuning(rows: Rows, classes: list[str]) -> Rows:
-    """Only the training videos, the last four groups of each class (v_Class_gNN_cNN.avi) as test videos: the
-    videos of a group were cut from one, so no group may be on both sides."""
-    train = [(video, name, video.rsplit("_", 2)[1]) for video, name, split in rows if split == "train"]
-    held_out = {name: sorted({g for _, n, g in train if n == name})[-4:] for name in classes}
-    return [(video, name, "test" if group in held_out[name] else "train") for video, name, group in train]
+    return Listing(rows, classes)
 
 
 def _hmdb51(p: Params) -> Listing:

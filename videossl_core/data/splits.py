@@ -21,6 +21,7 @@ class Stream(IntEnum):
     STRATIFIED = 2  # which videos of each class have one
     ORDER = 3  # the order of the videos in an epoch
     CLIPS = 4  # everything random in a step's batch
+    VALIDATION = 5  # which labelled videos are held out to choose by
 
 
 class SplitError(ValueError):
@@ -127,13 +128,41 @@ def _read_entries(path: Path, train: pd.DataFrame, index: Index) -> tuple[dict[i
 
 
 def make_split(p: Params, index: Index) -> pd.DataFrame:
-    """The index with a column ``role`` (labelled, unlabelled or test) instead of ``split``."""
-    table = index.table.copy()
+    """The index with a column ``role`` (labelled, val, unlabelled or test) instead of ``split``."""
+    table = _tuning(p, index.table) if p.tune else index.table.copy()
     train = table[(table.split == "train") & (table.label >= 0)]  # others have no label to show
     chosen = DRAWS[p.label_draw](p, train, index)
     table["role"] = np.where(table.split == "train", "unlabelled", "test")
     table.loc[train.index[chosen], "role"] = "labelled"
+    table.loc[_validation(p, train.iloc[chosen]), "role"] = "val"
     return table.drop(columns="split")
+
+
+def _tuning(p: Params, table: pd.DataFrame) -> pd.DataFrame:
+    """Only the training videos, the last ``test_pct`` % of each class's sources as test videos: the last four
+    groups of UCF101's classes. The videos of a source are alike, so none may be on both sides."""
+    table = table[table.split == "train"].reset_index(drop=True)
+    sources = table.video.map(source_of)
+    for _, of_class in sources[table.label >= 0].groupby(table.label):
+        names = sorted(set(of_class))
+        kept = names[: max(1, len(names) - _share(len(names), p.test_pct))]
+        table.loc[of_class.index[~of_class.isin(kept)], "split"] = "test"
+    return table
+
+
+def _validation(p: Params, labelled: pd.DataFrame) -> list[int]:
+    """Rows of the labelled videos that are held out: about ``val_pct`` % of each class, whole sources, of which
+    one stays. The videos of a source are alike: one left for training would give the others away."""
+    held_out: list[int] = []
+    rng = np.random.default_rng([p.seed, Stream.VALIDATION])
+    for _, of_class in labelled.groupby("label"):
+        sources = [list(rows) for rows in of_class.groupby(of_class.video.map(source_of)).groups.values()]
+        left = round(len(of_class) * p.val_pct / 100)
+        for i in rng.permutation(len(sources))[1:]:
+            if len(sources[i]) <= left:
+                held_out += sources[i]
+                left -= len(sources[i])
+    return held_out
 
 
 def source_of(video: str) -> str:
