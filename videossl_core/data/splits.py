@@ -151,8 +151,8 @@ def _tuning(p: Params, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _validation(p: Params, labelled: pd.DataFrame) -> list[int]:
-    """Rows of the labelled videos that are held out: about ``val_pct`` % of each class, whole sources, of which
-    one stays. The videos of a source are alike: one left for training would give the others away."""
+    """Rows of the labelled videos that are held out: about ``val_pct`` % of each class, whole sources, one of
+    which stays. The videos of a source are alike: one left for training would give the others away."""
     held_out: list[int] = []
     rng = np.random.default_rng([p.seed, Stream.VALIDATION])
     for _, of_class in labelled.groupby("label"):
