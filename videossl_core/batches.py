@@ -62,7 +62,7 @@ class Batches(Dataset):
         counts = np.bincount(self.labels[: self.n_labelled])
         # the mean over the labelled videos is 1
         weights = self.n_labelled / ((counts > 0).sum() * np.maximum(counts, 1))
-        self.label_weights = torch.from_numpy(weights).float()
+        self.label_weights = torch.from_numpy(weights.astype(np.float32))
         self.sizes = store.table[["frames", "height", "width"]].reindex(both.video).astype(int).to_numpy()
 
     def __len__(self) -> int:
