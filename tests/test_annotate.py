@@ -187,6 +187,7 @@ def test_curve_by_hand():
     assert learner.curve == curves[-2]
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_held_out_labels_teach_nothing(data):
@@ -236,6 +237,7 @@ def test_suggest_before_two_classes():
     assert learner.why(second) == "unlike those seen so far"
 
 
+@pytest.mark.slow
 def test_simulated_labelling():
     """Both orders begin alike; accuracy and sure guesses at the end by hand."""
     videos, x, true = blobs(3, 40, spread=2.0)

@@ -190,6 +190,7 @@ def test_settings_of_the_published_runs():
     assert results.settings(p | {"teacher_view": "same"}) == "85b79901"  # a matter of the methods that distil
 
 
+@pytest.mark.slow
 def test_claims_shrinking_gain():
     """The gain with few labels is compared with that with many, seed by seed."""
     share = {("supervised", ""): 0.5, ("videossl", ""): 0.8}
@@ -336,6 +337,7 @@ def test_figure6_many_classes():
     assert "Class100 -80.0" in figure.alt
 
 
+@pytest.mark.slow
 def test_saved_figure_has_its_text(tmp_path):
     """A dot in the run's name is no file ending, and the text alternative comes back."""
     gain = plots.described(paper.figure6(pd.Series({"a": 1.0})), 'one "class"')

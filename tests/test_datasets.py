@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from support.helpers import slow_after
 
 from videossl_core import params
 from videossl_core.data import datasets, splits
@@ -260,7 +261,8 @@ def test_tuning_groups(ucf101):
 
 
 @pytest.mark.parametrize(
-    ("pct", "labelled", "of_six"), [(5, 476, 21), (10, 953, 66), (20, 1907, 123), (50, 4768, 264)]
+    ("pct", "labelled", "of_six"),
+    slow_after(1, [(10, 953, 66), (5, 476, 21), (20, 1907, 123), (50, 4768, 264)]),
 )
 def test_authors_lists_ucf101(ucf101, pct, labelled, of_six):
     p = params.load(**ucf101, label_pct=pct)
@@ -274,7 +276,7 @@ def test_authors_lists_ucf101(ucf101, pct, labelled, of_six):
     assert counts(split) == {"labelled": of_six, "unlabelled": 529 - of_six, "test": 202}
 
 
-@pytest.mark.parametrize(("pct", "labelled"), [(40, 2094), (50, 2618), (60, 3141)])
+@pytest.mark.parametrize(("pct", "labelled"), slow_after(1, [(40, 2094), (50, 2618), (60, 3141)]))
 def test_authors_lists_hmdb51(published_lists, folders_of, pct, labelled):
     lists = published_lists / "testTrainMulti_7030_splits"
     root = folders_of(f.name.removesuffix("_test_split1.txt") for f in lists.glob("*_test_split1.txt"))
@@ -325,6 +327,7 @@ def test_kinetics100_by_rule(published_lists):
     assert len(set(chosen) & set(params.load(dataset="kinetics100").classes)) >= 99
 
 
+@pytest.mark.slow
 def test_kinetics100_other_classes(published_lists, folders_of):
     """As many classes as the authors' list of 100 has, but not the same: the list of all classes is used."""
     whole = authors_kinetics(published_lists, "400c_10p_labeled0")

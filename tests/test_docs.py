@@ -17,6 +17,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*
 FILES = sorted([*ROOT.glob("params/*.yaml"), *ROOT.glob("params/grids/*.yaml")])
 
 
+@pytest.mark.slow
 def test_results_page_has_the_published_numbers():
     """``paper_figures.ipynb -p datasets ucf101_6 -p published true -p page docs/results.md`` writes it."""
     text = (ROOT / "docs/results.md").read_text()

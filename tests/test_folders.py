@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from support.helpers import slow_after
 
 from videossl_core import params
 from videossl_core.data import datasets, folders, labels, splits
@@ -35,29 +36,32 @@ def write_video(path: Path, container: str, codec_name: str, pix_fmt: str, count
 
 @pytest.mark.parametrize(
     ("suffix", "container", "codec_name", "pix_fmt"),
-    [
-        ("gif", "gif", "gif", "rgb8"),
-        ("vob", "mpeg", "mpeg2video", "yuv420p"),
-        ("MOD", "mpeg", "mpeg2video", "yuv420p"),
-        ("tod", "mpegts", "mpeg2video", "yuv420p"),
-        ("asf", "asf", "wmv2", "yuv420p"),
-        ("ogg", "ogg", "libvpx", "yuv420p"),
-        ("ogm", "ogg", "libvpx", "yuv420p"),
-        ("h264", "h264", "libx264", "yuv420p"),
-        ("y4m", "yuv4mpegpipe", "rawvideo", "yuv420p"),
-        ("LRV", "mp4", "libx264", "yuv420p"),
-        ("insv", "mp4", "libx264", "yuv420p"),
-        ("qt", "mov", "mpeg4", "yuv420p"),
-        ("f4v", "f4v", "libx264", "yuv420p"),
-        ("divx", "avi", "mpeg4", "yuv420p"),
-        ("mxf", "mxf", "mpeg2video", "yuv420p"),
-        ("gxf", "gxf", "mpeg2video", "yuv420p"),
-        ("dv", "dv", "dvvideo", "yuv420p"),
-        ("mjpeg", "mjpeg", "mjpeg", "yuvj420p"),
-        ("wtv", "wtv", "mpeg2video", "yuv420p"),
-        ("rm", "rm", "rv20", "yuv420p"),
-        ("m2v", "mpeg2video", "mpeg2video", "yuv420p"),
-    ],
+    slow_after(
+        6,
+        [
+            ("gif", "gif", "gif", "rgb8"),
+            ("vob", "mpeg", "mpeg2video", "yuv420p"),
+            ("MOD", "mpeg", "mpeg2video", "yuv420p"),
+            ("tod", "mpegts", "mpeg2video", "yuv420p"),
+            ("asf", "asf", "wmv2", "yuv420p"),
+            ("ogg", "ogg", "libvpx", "yuv420p"),
+            ("ogm", "ogg", "libvpx", "yuv420p"),
+            ("h264", "h264", "libx264", "yuv420p"),
+            ("y4m", "yuv4mpegpipe", "rawvideo", "yuv420p"),
+            ("LRV", "mp4", "libx264", "yuv420p"),
+            ("insv", "mp4", "libx264", "yuv420p"),
+            ("qt", "mov", "mpeg4", "yuv420p"),
+            ("f4v", "f4v", "libx264", "yuv420p"),
+            ("divx", "avi", "mpeg4", "yuv420p"),
+            ("mxf", "mxf", "mpeg2video", "yuv420p"),
+            ("gxf", "gxf", "mpeg2video", "yuv420p"),
+            ("dv", "dv", "dvvideo", "yuv420p"),
+            ("mjpeg", "mjpeg", "mjpeg", "yuvj420p"),
+            ("wtv", "wtv", "mpeg2video", "yuv420p"),
+            ("rm", "rm", "rv20", "yuv420p"),
+            ("m2v", "mpeg2video", "mpeg2video", "yuv420p"),
+        ],
+    ),
 )
 def test_suffix_found_and_decoded(tmp_path, suffix, container, codec_name, pix_fmt):
     name = f"v.{suffix}"

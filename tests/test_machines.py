@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from nbclient.exceptions import DeadKernelError
-from support.helpers import NETWORKS
+from support.helpers import NETWORKS, slow_after
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
@@ -66,7 +66,7 @@ def test_fake_gpu_refuses_float64():
                 wrong()
 
 
-@pytest.mark.parametrize("method", NETWORKS)
+@pytest.mark.parametrize("method", slow_after(3, NETWORKS))
 def test_no_float64_on_the_device(tiny, method):
     """A training step, the evaluation, and a prediction of every clip."""
     p = tiny(method=method, steps=1, eval_every=1, tau=0, teacher_view="same")
@@ -81,6 +81,7 @@ def test_no_float64_on_the_device(tiny, method):
     assert np.allclose(made.every_clip.sum(1), 1, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_no_float64_before_a_run(tiny):
     """The teacher and the check of half precision."""
     p = tiny()
@@ -125,7 +126,7 @@ def test_worker_processes_without_forkserver(tiny, spawn_alone):
     assert torch.equal(pixels, clips[0][0])
 
 
-@pytest.mark.parametrize(("bound", "slurm"), [(True, ""), (False, "1"), (True, "8")])
+@pytest.mark.parametrize(("bound", "slurm"), slow_after(1, [(True, ""), (False, "1"), (True, "8")]))
 def test_one_process_per_core_of_the_job(bound, slurm):
     """A job that may use one core, on a node of 64: by its affinity, or by what SLURM gave it."""
     script = f"""

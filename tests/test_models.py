@@ -30,6 +30,7 @@ def test_published_parameter_counts(shortcut, classes, published):
     assert sum(w.numel() for w in both.parameters()) == published + 513 * 1000
 
 
+@pytest.mark.slow
 def test_feature_maps_and_flops():
     network = VideoNet("resnet18", {"classes": 101}).eval()
     shapes = []

@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pandas as pd
 import pytest
+from support.helpers import slow_after
 from support.videos import (
     INTRA,
     TO_BT2020,
@@ -273,8 +274,12 @@ def test_matrix_that_is_not_stated(tmp_path, tile, matrix):
     assert abs(tiles(picture) - COLOURS).max() < 2
 
 
-@pytest.mark.parametrize(("transfer", "curve"), [(16, perceptual_quantizer), (18, hybrid_log_gamma)])
-@pytest.mark.parametrize("primaries", [9, 2])
+@pytest.mark.parametrize(
+    ("transfer", "curve", "primaries"),
+    slow_after(
+        1, [(t, c, p) for t, c in ((16, perceptual_quantizer), (18, hybrid_log_gamma)) for p in (9, 2)]
+    ),
+)
 def test_hdr_looks_as_its_sdr_twin(tmp_path, transfer, curve, primaries):
     """White of 203 nits is SDR white (ITU-R BT.2408), dark is as a screen of BT.1886 shows it."""
     light = (COLOURS / 255) ** 2.4
@@ -451,6 +456,7 @@ def test_long_video_is_written_as_it_is_decoded(tmp_path, monkeypatch):
     assert [path.name for path in store.folder.iterdir()] == ["v.mp4.frames"]
 
 
+@pytest.mark.slow
 def test_constant_memory(tmp_path, monkeypatch):
     """Of 200 frames of a hundred kilobytes only a few are in memory at a time."""
     monkeypatch.setattr(frames, "SPOOL", 10**6)

@@ -179,6 +179,7 @@ def test_fp16_skips_overflows_and_keeps_its_scale(half, monkeypatch):
     assert pd.read_csv(run.log).loss.notna().all()
 
 
+@pytest.mark.slow
 def test_fp16_overflow_at_every_scale_stops(tiny):
     p = tiny(steps=5, method="supervised")
     trainer = training.Trainer(p, prepare.prepare(p))

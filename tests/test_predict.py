@@ -139,6 +139,7 @@ def test_spans_of_a_film(tmp_path):
     assert list(spans.confidence) == pytest.approx([0.7, 0.7, 0.9, 0.5, 0.6])
 
 
+@pytest.mark.slow
 def test_long_film(trained, tmp_path):
     """Two videos, one after the other fifty times: spans of its parts, and a picture of few bars."""
     tests = sorted((trained.data_dir / "videos/test").rglob("*.mp4"))

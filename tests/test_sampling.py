@@ -245,7 +245,7 @@ def test_no_unlabelled_video_is_an_error(tiny):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", slow_after(1, [1, 2]))
 @pytest.mark.parametrize("workers", slow_after(1, [0, 1, 2, 4]))
 @pytest.mark.parametrize(
     "given",

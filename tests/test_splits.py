@@ -47,7 +47,7 @@ def test_draw(sizes, pct, draw, seed):
     assert splits.split_hash(again) == splits.split_hash(split)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(sizes, st.floats(1, 99), st.integers(0, 3))
 def test_validation(sizes, pct, seed):
     """Labelled videos of the same draw, of each class the rounded share; one stays, nothing else changes."""
