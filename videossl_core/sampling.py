@@ -47,6 +47,11 @@ def draws_of_step(seed: int, step: int, batch_size: int) -> Draws:
     return Draws(*rng.random((len(Draws._fields), batch_size)))
 
 
+def seed_dropout(seed: int, step: int, rank: int) -> None:
+    """What a network drops in a step is a pure function of these too."""
+    torch.manual_seed(int(np.random.default_rng([seed, Stream.DROPOUT, step, rank]).integers(2**63)))
+
+
 def clip_frames(count: int, start: int, length: int) -> np.ndarray:
     """Numbers of the ``length`` consecutive frames from ``start``; a video that ends early is looped."""
     return start + np.arange(length) % min(length, count - start)

@@ -29,7 +29,7 @@ SHARED = [
 
 # Shared as well, but came after the first results were published, with the value that those had: it counts
 # where it is another, so that their hashes stay.
-SHARED_LATER = {"augment": "crop", "fps": None, "stride": 1}
+SHARED_LATER = {"augment": "crop", "fps": None, "stride": 1, "init": "scratch", "backbone_lr": None}
 
 
 def settings(p: dict) -> str:
@@ -53,7 +53,8 @@ def find(outputs: Path, dataset: str | None = None, variants: bool = False) -> p
         last = metrics[metrics.subset == "test"].tail(1)  # a finished run's last is of all test videos
         if len(last):
             top1 = dict(last[["clip_top1", "video_top1"]].iloc[0].round(2)) | {"steps": last.step.iloc[0]}
-            more = {"minutes": round(facts["train_seconds"] / 60, 1), "settings": settings(p)}
+            init = {"init": (facts.get("init") or {}).get("sha256", "scratch")}  # wherever the file lies
+            more = {"minutes": round(facts["train_seconds"] / 60, 1), "settings": settings(p | init)}
             rows.append({"cpu": ""} | facts | p | top1 | more | {"folder": str(run.folder)})
     return pd.DataFrame(rows, columns=RESULTS)
 

@@ -21,6 +21,7 @@ class Stream(IntEnum):
     STRATIFIED = 2  # which videos of each class have one
     ORDER = 3  # the order of the videos in an epoch
     CLIPS = 4  # everything random in a step's batch
+    DROPOUT = 5  # and in the network
 
 
 class SplitError(ValueError):
