@@ -36,7 +36,7 @@ def build_network(p: Params, classes: int) -> models.VideoNet:
         weights = {name: w for name, w in weights.items() if not name.startswith(f"{head}.")}
         network.backbone.load_state_dict(weights)
     except Exception as error:  # torch raises a different type for every kind of damage
-        what = shorten(str(error), 300, placeholder=" ...")
+        what = shorten(str(error).rstrip("."), 300, placeholder=" ...")
         file = f"a file of weights of {p.backbone}{f' ({published.url})' if published else ''}"
         raise ParameterError(f"init = {p.init}: {what}. Give {file} or a run's folder") from error
     sha256 = teacher.weights_hash(network.backbone.state_dict())
