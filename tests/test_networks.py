@@ -2,6 +2,7 @@
 
 from urllib.error import URLError
 
+import pandas as pd
 import pytest
 import torch
 import torchvision
@@ -11,7 +12,7 @@ from torch import nn
 from videossl_core import models, params, precision, prepare, runs, training
 from videossl_core.networks import build_network
 from videossl_core.params import ParameterError
-from videossl_lab import results
+from videossl_lab import paper, results
 
 OTHER_CLIPS = (
     r"r3d_18 were trained on clips of 16 frames at 112 x 112; here clip_frames = 8 and crop_size = 24"
@@ -274,3 +275,18 @@ def test_run_of_a_transformer(tiny):
     again = build_network(tiny(backbone="swin3d_t", width=1, init=run.folder), 14)
     assert again.init["normalisation"] is None
     assert torch.equal(again.std, network.std.cpu())
+
+
+def test_table_of_different_settings_warns():
+    row = {
+        "dataset": "birds",
+        "method": "sd",
+        "label_pct": 10,
+        "clip_top1": 50.0,
+        "video_top1": 60.0,
+        "settings": "a",
+    }
+    both = pd.DataFrame([row, row | {"settings": "b", "video_top1": 80.0}])
+    with pytest.warns(UserWarning, match="birds: runs of different settings"):
+        assert paper.results_table(both, "birds")["SD", "video"].item() == "70.0 ± 14.1"
+    paper.results_table(both.head(1), "birds")

@@ -66,7 +66,7 @@ def _first_weights(p: Params, published) -> tuple[dict[str, Tensor], list[list[f
         warnings.warn(
             f"the weights of {p.backbone} were trained on clips of {frames} frames at {side} x {side}; here "
             f"clip_frames = {p.clip_frames} and crop_size = {p.crop_size}",
-            stacklevel=3,
+            stacklevel=2,  # shown once, whoever asks
         )
     return state, [clips.mean, clips.std]
 
