@@ -2,15 +2,18 @@
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from itertools import pairwise
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from videossl_core.params import TorchvisionName
 
 SPORTS1M_MEAN = (101.41, 97.66, 90.25)
 """Mean R, G, B of Sports-1M on the scale 0 to 255. Its variance is not published; see VideoNet."""
@@ -126,20 +129,33 @@ class ResNet3D(nn.Sequential):
                 layers.append(block(inputs, planes, 2 if i == 0 and stage > 0 else 1, shortcut))
                 inputs = planes * block.expansion
         super().__init__(*layers, nn.AdaptiveAvgPool3d(1), nn.Flatten())
-        self.features = inputs
+        self.num_features = inputs
         for m in self.modules():
             if isinstance(m, nn.Conv3d):
                 nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
 
-def _torchvision(name: str, shortcut: str, width: float) -> nn.Module:
+def kinetics400(name: str):
+    """torchvision's ``Weights`` of one of its networks, trained on Kinetics-400: where they lie, and the
+    ``transforms()`` of the clips that they were trained on."""
     import torchvision  # here, for it loads as long as torch does
+
+    return torchvision.models.get_model_weights(name).KINETICS400_V1
+
+
+def _torchvision(name: str, shortcut: str, width: float) -> nn.Module:
+    """torchvision's network without its last layer, whose name becomes ``cut``; dropout before it stays."""
+    import torchvision
 
     if width != 1:
         raise ValueError(f"width = {width:g}: torchvision's {name} has one width, 1")
     net = torchvision.models.get_model(name, weights=None)
-    net.features = net.fc.in_features
-    net.fc = nn.Identity()
+    # s3d's is a 1x1x1 convolution, of which it takes the mean over time and space: the order does not matter
+    net.cut, last = [(n, m) for n, m in net.named_modules() if isinstance(m, nn.Linear | nn.Conv3d)][-1]
+    net.set_submodule(net.cut, nn.Identity())
+    net.num_features = last.weight.shape[1]
+    if not any(isinstance(layer, nn.BatchNorm3d) for layer in net.modules()):
+        net.preset = kinetics400(name).transforms()
     return net
 
 
@@ -147,15 +163,13 @@ def _resnet3d(block: type[BasicBlock], *depths: int) -> Callable[[str, float], n
     return lambda shortcut, width: ResNet3D(block, depths, shortcut, width)
 
 
-# One row per backbone: (shortcut, width) -> module with ``features``, mapping clips to (N, features).
+# One row per backbone: (shortcut, width) -> module that maps clips to (N, num_features).
 BACKBONES: dict[str, Callable[[str, float], nn.Module]] = {
     "resnet10": _resnet3d(BasicBlock, 1, 1, 1, 1),
     "resnet18": _resnet3d(BasicBlock, 2, 2, 2, 2),
     "resnet34": _resnet3d(BasicBlock, 3, 4, 6, 3),
     "resnet50": _resnet3d(Bottleneck, 3, 4, 6, 3),
-    "r3d_18": functools.partial(_torchvision, "r3d_18"),
-    "mc3_18": functools.partial(_torchvision, "mc3_18"),
-    "r2plus1d_18": functools.partial(_torchvision, "r2plus1d_18"),
+    **{name: functools.partial(_torchvision, name) for name in get_args(TorchvisionName)},
 }
 
 
@@ -163,8 +177,9 @@ class VideoNet(nn.Module):
     """A backbone with one linear head per output.
 
     Takes uint8 or float clips (N, 3, T, H, W) on the scale 0 to 255 and subtracts the Sports-1M mean. The
-    paper also names the variance, which nobody published; every backbone here has a batch norm behind its
-    first convolution, so that a division by any constant would leave the output the same.
+    paper also names the variance, which nobody published; where a batch norm follows the first convolution, a
+    division by any constant would leave the output the same. Networks without batch norm and pretrained ones
+    normalise as their authors do.
 
     Args:
         backbone: a row of BACKBONES.
@@ -172,19 +187,29 @@ class VideoNet(nn.Module):
     """
 
     mean: Tensor
+    std: Tensor | None
 
     def __init__(self, backbone: str, heads: dict[str, int], shortcut: str = "A", width: float = 1.0):
         super().__init__()
         self.backbone = BACKBONES[backbone](shortcut, width)
-        features = int(self.backbone.features)  # type: ignore[arg-type]
+        features = int(self.backbone.num_features)  # type: ignore[arg-type]
         self.heads = nn.ModuleDict({name: nn.Linear(features, n) for name, n in heads.items()})
         self.autocast: torch.dtype | None = None  # see ``precision``
+        self.init: dict = {}  # see ``networks``
         self.register_buffer("mean", torch.tensor(SPORTS1M_MEAN).view(1, 3, 1, 1, 1), persistent=False)
+        self.register_buffer("std", None, persistent=False)
+        if preset := getattr(self.backbone, "preset", None):
+            self.normalise(preset.mean, preset.std)
         self.to(memory_format=torch.channels_last_3d)
+
+    def normalise(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Use this mean and standard deviation from now on; they are on the scale 0 to 1."""
+        self.mean, self.std = (255 * self.mean.new_tensor(v).view(1, 3, 1, 1, 1) for v in (mean, std))
 
     def forward(self, clips: Tensor) -> dict[str, Tensor]:
         """The outputs of all heads, before any softmax: name -> (N, outputs)."""
-        x = (clips.to(self.mean.dtype) - self.mean).contiguous(memory_format=torch.channels_last_3d)
+        x = clips.to(self.mean.dtype) - self.mean
+        x = (x if self.std is None else x / self.std).contiguous(memory_format=torch.channels_last_3d)
         with torch.autocast(x.device.type, dtype=self.autocast) if self.autocast else nullcontext():
             features = self.backbone(x)
             out = {name: head(features) for name, head in self.heads.items()}

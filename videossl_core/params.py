@@ -10,7 +10,7 @@ import reprlib
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
@@ -27,7 +27,11 @@ MethodName = Literal[PaperMethod, "probe", "probe_motion", "fixmatch", "videossl
 SourceName = Literal["demo", "ucf101", "hmdb51", "kinetics", "folder", "csv", "annotated"]
 DrawName = Literal["list", "uniform", "stratified"]
 TeacherName = Literal["resnet50", "efficientnet_lite0", "untaught"]
-BackboneName = Literal["resnet10", "resnet18", "resnet34", "resnet50", "r3d_18", "mc3_18", "r2plus1d_18"]
+TorchvisionName = Literal[
+    "r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v1_b", "mvit_v2_s", "swin3d_t", "swin3d_s", "swin3d_b",
+]  # fmt: skip
+BackboneName = Literal["resnet10", "resnet18", "resnet34", "resnet50", TorchvisionName]
+InitName = Literal["scratch", "kinetics400"]
 
 
 class ParameterError(ValueError):
@@ -195,6 +199,7 @@ class Params(WhichRun):
     backbone: BackboneName = "resnet18"
     shortcut: Literal["A", "A_detached", "B"] = Field("A", description="3D ResNet downsampling shortcut")
     width: float = Field(1.0, gt=0, le=4, description="multiplies the 64, 128, 256, 512 feature maps")
+    init: InitName | ProjectPath = Field("scratch", description="or kinetics400, a file, a run's folder")
 
     # Method (3.1 to 3.4, 4.2) and what the text leaves open
     delta: float = Field(0.95, gt=0, le=1, description="confidence threshold of equation 2")
@@ -223,6 +228,7 @@ class Params(WhichRun):
     steps: int = Field(80_000, ge=1, description="iterations")
     batch_size: int = Field(128, ge=2, description="clips per iteration, half labelled, half unlabelled")
     lr: float = Field(0.01, gt=0)
+    backbone_lr: float | None = Field(None, ge=0, description="the backbone's; None: lr; 0: it stays")
     lr_drop_every: int = Field(40_000, ge=1, description="iterations between divisions by ten")
     momentum: float = Field(0.9, ge=0, lt=1)
     dampening: float = Field(0.0, ge=0, lt=1)
@@ -248,6 +254,12 @@ class Params(WhichRun):
             raise ValueError("keep = 'best' needs val_pct, the share of the labelled videos to choose by")
         if self.source not in (None, "demo", "annotated") and self.root is None:
             raise ValueError(f"source = {self.source!r} needs root, the folder that holds the videos")
+        if self.backbone.startswith("mvit") and (self.clip_frames, self.crop_size) != (16, 224):
+            raise ValueError(f"backbone = {self.backbone!r} takes clip_frames = 16 and crop_size = 224 only")
+        if self.backbone == "s3d" and (self.clip_frames < 14 or self.crop_size < 224):
+            raise ValueError("backbone = 's3d' takes clip_frames from 14 and crop_size from 224 up")
+        if self.init == "kinetics400" and self.backbone not in (known := get_args(TorchvisionName)):
+            raise ValueError(f"init = 'kinetics400' is for {', '.join(known)}; not for {self.backbone!r}")
         return self
 
     @property
@@ -318,6 +330,8 @@ def load(model: type[AnyParams] = Params, /, **given) -> AnyParams:  # type: ign
 
 def _as_meant(model: type[BaseModel], name: str, value: Any) -> Any:
     """Text that papermill took for a number, as text; a path from where the user stands."""
+    if name == "init" and value in get_args(InitName):
+        return value
     kind = model.model_fields[name].annotation if name in model.model_fields else str
     is_path = "Path" in str(kind)
     if isinstance(value, int | float) and (kind is str or is_path):

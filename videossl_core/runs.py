@@ -10,10 +10,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from videossl_core import provenance
+from videossl_core import networks, provenance
 from videossl_core.data import files, splits
 from videossl_core.distributed import Ranks
 from videossl_core.evaluation import Predictions
+from videossl_core.methods import METHODS
 from videossl_core.params import Params
 
 METRICS = ["step", "subset", "clip_top1", "video_top1", "videos"]
@@ -224,7 +225,8 @@ class OpenRun(Run):
         split = trainer.data.split
         files.write_text(self.split, splits.to_csv(split))
         facts = {"started": provenance.now(), "split_sha256": splits.split_hash(split), "seed": self.p.seed}
-        surroundings = {"precision": str(trainer.precision)} | provenance.surroundings(trainer.device)
+        surroundings = {"precision": str(trainer.precision), "init": trainer.facts().get("init")}
+        surroundings |= provenance.surroundings(trainer.device)
         self.write_provenance(facts | surroundings)
         files.write_text(self.params, json.dumps(self.p.model_dump(mode="json"), indent=1) + "\n")
 
@@ -250,6 +252,8 @@ def open(p: Params, ranks: Ranks | None = None) -> Iterator[OpenRun]:
         return
     with files.locked(run.folder, wait=False) if run.ranks.first else nullcontext():
         run.look()  # another process may have trained it meanwhile
+        if p.init != "scratch" and METHODS[p.method].terms and not run.finished:
+            networks.build_network(p, 1)  # what is wrong with it is said now, not after hours of decoding
         try:
             yield run
         finally:

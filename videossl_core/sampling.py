@@ -57,6 +57,11 @@ def draws_of_step(seed: int, step: int, batch_size: int) -> Draws:
     return Draws(*rng.random((len(Draws._fields), batch_size)))
 
 
+def seed_dropout(seed: int, step: int, rank: int) -> None:
+    """What a network drops in a step is a pure function of these too."""
+    torch.manual_seed(int(np.random.default_rng([seed, Stream.DROPOUT, step, rank]).integers(2**63)))
+
+
 def clip_frames(p: Params, count: int, start: int) -> np.ndarray:
     """Numbers of a clip's frames, (T,), in a video of ``count`` frames: from ``start`` on the next ones, and
     looped where the video ends; or, with ``clips = spread``, equally far apart over the whole video."""

@@ -112,8 +112,7 @@ class Classifier(nn.Module):
         except Exception as error:  # torch raises a different type for every kind of damage
             what = f"teacher_weights = {weights_file}: not the weights of {name}"
             raise TeacherError(f"{what} ({error})") from error
-        digest = b"".join(k.encode() + v.contiguous().numpy().tobytes() for k, v in sorted(state.items()))
-        self.weights_hash = files.sha256(digest)
+        self.weights_hash = weights_hash(state)
         self.register_buffer("mean", torch.tensor(row.mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(row.std).view(1, 3, 1, 1) * 255)
         # batch norms folded, activations in place, colours innermost: the same up to rounding, twice as fast
@@ -135,6 +134,11 @@ class Classifier(nn.Module):
     def look(self, store: FrameStore, video: str, numbers: np.ndarray) -> tuple[Tensor, Tensor]:
         """The same, on the classifier's device, of a video's frames for the teacher."""
         return self(torch.from_numpy(store.images(video, numbers, teacher=True)).permute(0, 3, 1, 2))
+
+
+def weights_hash(state: dict[str, Tensor]) -> str:
+    digest = b"".join(k.encode() + v.contiguous().numpy().tobytes() for k, v in sorted(state.items()))
+    return files.sha256(digest)
 
 
 def quarters(maps: Tensor) -> Tensor:

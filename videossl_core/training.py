@@ -17,20 +17,16 @@ from videossl_core.devices import device, interrupts_wait, reproducible
 from videossl_core.distributed import Ranks
 from videossl_core.models import VideoNet
 from videossl_core.needs import NEEDS, Batch, Outputs
+from videossl_core.networks import build_network
 from videossl_core.params import Params
 from videossl_core.prepare import Data, prepare
+from videossl_core.sampling import seed_dropout
 
 
-def build_network(p: Params, classes: int) -> VideoNet:
-    """The network with the heads its method trains; the same seed gives the same first weights."""
-    torch.manual_seed(p.seed)
-    heads = methods.METHODS[p.method].heads(classes, teacher.TEACHER_CLASSES)
-    return VideoNet(p.backbone, heads, p.shortcut, p.width)
-
-
-def learning_rate(step: int, p: Params) -> float:
-    """4.1: divided by ten every ``lr_drop_every`` iterations."""
-    return p.lr * 0.1 ** (step // p.lr_drop_every)
+def learning_rate(step: int, p: Params, backbone: bool = False) -> float:
+    """4.1: divided by ten every ``lr_drop_every`` iterations; that of the heads, or of the backbone."""
+    first = p.backbone_lr if backbone and p.backbone_lr is not None else p.lr
+    return first * 0.1 ** (step // p.lr_drop_every)
 
 
 class Trainer:
@@ -63,9 +59,9 @@ class Trainer:
         self.teacher = teacher.Classifier(p.teacher, p.teacher_weights).to(self.device) if asks else None
         averages = any(NEEDS[name].averaged for name in self.method.needs)
         self.ema = models.averaged(self.network, p.ema_decay) if averages else None
-        self.optimizer = torch.optim.SGD(
-            self.network.parameters(), p.lr, p.momentum, dampening=p.dampening, weight_decay=p.weight_decay
-        )
+        apart = [self.network] if p.backbone_lr is None else [self.network.heads, self.network.backbone]
+        groups = [{"params": part.parameters()} for part in apart]
+        self.optimizer = torch.optim.SGD(groups, p.lr, p.momentum, p.dampening, p.weight_decay)
         half = self.precision.dtype == "fp16"
         self.scaler = torch.amp.GradScaler(torch.device(self.device).type, enabled=half)
         self.step_number, self.seconds = 0, 0.0
@@ -85,8 +81,9 @@ class Trainer:
             FloatingPointError: the loss or a gradient is not finite; the weights stay as they are.
         """
         p, step = self.p, self.step_number
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, p)
+        seed_dropout(p.seed, step, self.ranks.rank)
+        for group, backbone in zip(self.optimizer.param_groups, (False, True), strict=False):
+            group["lr"] = learning_rate(step, p, backbone)
         if self.teacher is not None:  # cloned, for autograd refuses tensors of inference mode
             batch = batch | {"teacher": self.teacher(batch["teacher"])[0].clone()}
         out = methods.forward(self.model, self.ema, batch, self.method, p)
@@ -194,7 +191,8 @@ class Trainer:
     def facts(self) -> dict:
         """What must be the same when training resumes."""
         precision = {"dtype": self.precision.dtype, "fp32_layers": self.precision.fp32_layers}
-        return self.data.facts() | {"method": self.p.method, "precision": precision}
+        init = {"init": self.network.init} if self.network.init else {}
+        return self.data.facts() | {"method": self.p.method, "precision": precision} | init
 
     def state_dict(self) -> dict:
         """All that resuming needs, as tensors and plain containers."""
@@ -304,7 +302,9 @@ def load_predictor(run: runs.Run, p: Params) -> tuple[Callable[..., evaluation.P
 def load_network(run: runs.Run, p: Params) -> tuple[nn.Module, list[str]]:
     """The network of a run as it is evaluated (averaged where the method averages), and its classes."""
     checkpoint = run.read_checkpoint()
-    network = build_network(p, len(checkpoint["classes"]))
+    network = build_network(p.but(init="scratch"), len(checkpoint["classes"]))
+    if normalisation := checkpoint.get("init", {}).get("normalisation"):
+        network.normalise(*normalisation)
     precision.Precision(**checkpoint["precision"]).apply(network)
     averages = checkpoint["ema"] is not None and p.eval_model != "student"
     evaluated = models.averaged(network, p.ema_decay) if averages else network

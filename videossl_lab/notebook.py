@@ -64,6 +64,8 @@ class TourParams(Params):
     precision: Literal["fp32"] = "fp32"
     teacher_temperature: float = Field(1, ge=1, le=1)
     teacher_view: Literal["stored"] = "stored"
+    init: Literal["scratch"] = "scratch"
+    backbone_lr: None = None
 
 
 def _new_method(name: str) -> str:

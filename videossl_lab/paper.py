@@ -1,5 +1,7 @@
 """The paper's tables and figures, from finished runs, at the width of its columns."""
 
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -107,6 +109,8 @@ def results_table(results: pd.DataFrame, dataset: str) -> pd.DataFrame:
     tables = [table[table.dataset == dataset] for table in (results, paper)]
     fractions = sorted({pct for table in tables for pct in table.label_pct})
     names = [m for m in METHODS if m in {*paper.method, *tables[0].method}]
+    if tables[0].settings.nunique() > 1:
+        warnings.warn(f"{dataset}: runs of different settings (results.csv) share this table", stacklevel=2)
     cells = {
         (plots.TITLES[name], kind): [
             _cell(*(t[(t.method == name) & (t.label_pct == pct)][f"{kind}_top1"] for t in tables))

@@ -32,6 +32,7 @@ SHARED = [
 SHARED_LATER = {
     "augment": "crop", "fps": None, "stride": 1,
     "clips": "consecutive", "class_balance": "none", "keep": "last",
+    "init": "scratch", "backbone_lr": None,
 }  # fmt: skip
 
 
@@ -56,7 +57,8 @@ def find(outputs: Path, dataset: str | None = None, variants: bool = False) -> p
         last = metrics[metrics.subset == "test"].tail(1)  # a finished run's last is of all test videos
         if len(last):
             top1 = dict(last[["clip_top1", "video_top1"]].iloc[0].round(2)) | {"steps": last.step.iloc[0]}
-            more = {"minutes": round(facts["train_seconds"] / 60, 1), "settings": settings(p)}
+            init = {"init": (facts.get("init") or {}).get("sha256", "scratch")}  # wherever the file lies
+            more = {"minutes": round(facts["train_seconds"] / 60, 1), "settings": settings(p | init)}
             rows.append({"cpu": ""} | facts | p | top1 | more | {"folder": str(run.folder)})
     return pd.DataFrame(rows, columns=RESULTS)
 

@@ -21,7 +21,8 @@ class Stream(IntEnum):
     STRATIFIED = 2  # which videos of each class have one
     ORDER = 3  # the order of the videos in an epoch
     CLIPS = 4  # everything random in a step's batch
-    VALIDATION = 5  # which labelled videos are held out to choose by
+    DROPOUT = 5  # what the network drops in a step
+    VALIDATION = 6  # which labelled videos are held out to choose by
 
 
 class SplitError(ValueError):
