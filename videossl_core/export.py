@@ -35,6 +35,7 @@ class Network(nn.Module):
     def __init__(self, p: Params, network: nn.Module):
         super().__init__()
         self.p, self.network = p, folded(network)
+        self.network.heads = nn.ModuleDict({"classes": self.network.get_submodule("heads.classes")})
 
     def forward(self, video: Tensor) -> Tensor:
         p, count, length = self.p, video.shape[0], self.p.clip_frames
