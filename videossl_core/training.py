@@ -299,13 +299,15 @@ def load_predictor(run: runs.Run, p: Params) -> tuple[Callable[..., evaluation.P
     return predict, classes
 
 
-def load_network(run: runs.Run, p: Params) -> tuple[nn.Module, list[str]]:
-    """The network of a run as it is evaluated (averaged where the method averages), and its classes."""
+def load_network(run: runs.Run, p: Params, exact: bool = False) -> tuple[nn.Module, list[str]]:
+    """The network of a run as it is evaluated (averaged where the method averages), and its classes;
+    ``exact``: in fp32, whatever the run's number format."""
     checkpoint = run.read_checkpoint()
     network = build_network(p.but(init="scratch"), len(checkpoint["classes"]))
     if normalisation := checkpoint.get("init", {}).get("normalisation"):
         network.normalise(*normalisation)
-    precision.Precision(**checkpoint["precision"]).apply(network)
+    if not exact:
+        precision.Precision(**checkpoint["precision"]).apply(network)
     averages = checkpoint["ema"] is not None and p.eval_model != "student"
     evaluated = models.averaged(network, p.ema_decay) if averages else network
     best = checkpoint.get("best")

@@ -9,6 +9,7 @@ import ast
 import inspect
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
 from textwrap import dedent
@@ -40,6 +41,23 @@ class PredictParams(WhichRun):
 
     videos: ProjectPath = Path("outputs/demo/data/videos/test/clock_falls")
     into: ProjectPath = Path("outputs/predictions.csv")
+
+
+def _with_onnx(onnx: bool) -> bool:
+    if onnx and not (find_spec("onnxscript") and find_spec("onnxruntime")):
+        raise PydanticCustomError("no_onnx", "needs more packages: pip install -e .[onnx]")
+    return onnx
+
+
+class ExportParams(WhichRun):
+    """Parameters of export.ipynb: which run, and what becomes of it."""
+
+    onnx: Annotated[bool, AfterValidator(_with_onnx)] = Field(False, description="write model.onnx too")
+    into: ProjectPath | None = Field(None, description="the folder; None: outputs/<dataset>/export/<run>/")
+
+    @property
+    def folder(self) -> Path:
+        return self.into or self.outputs / self.dataset / "export" / self.run_name.replace("/", "-")
 
 
 class AnnotateParams(Params):
