@@ -150,7 +150,8 @@ class Contenders:
         self.p, self.data, self.store, self.device = p, data, data.store, device(p)
         self.trainer = training.Trainer(p, data)
         self.network, self.optimizer = self.trainer.network, self.trainer.optimizer
-        self.feed = prefetch(loader(self.trainer.batches, p, self.device, sampler=range(p.steps)))
+        batches = loader(self.trainer.batches, p, self.device, sampler=range(p.steps))
+        self.feed = prefetch(batches, self.device)
         shape = (p.batch_size, 3, p.clip_frames, p.crop_size, p.crop_size)
         clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=self.device)
         # in the layout in which clips come
@@ -173,7 +174,7 @@ class Contenders:
         """A step of our training."""
         batch = next(self.feed)
         batch.pop("step")
-        self.trainer.step({name: value.to(self.device) for name, value in batch.items()})
+        self.trainer.step(batch)
         return self.p.batch_size
 
     def evaluate(self) -> int:

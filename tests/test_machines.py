@@ -224,7 +224,7 @@ if __name__ == "__main__":
     test = batches.EvalClips(p, list(data.rows("test").video), data.store)
     for made in (training.Trainer(p, data).batches, test):
         try:
-            list(batches.prefetch(batches.loader(made, p, "cpu")))
+            list(batches.prefetch(batches.loader(made, p, "cpu"), "cpu"))
         except RuntimeError as error:
             print(error)
 """
@@ -256,9 +256,9 @@ def test_message_where_a_loader_dies_of_it():
         "worker (pid 7) is killed by signal: Bus error. It is possible that workers are out of shared memory."
     )
     with pytest.raises(RuntimeError, match=r"(?s)pid 7.* Bus error.*num_workers = 0.*--shm-size"):
-        list(batches.prefetch(killed(bus)))
+        list(batches.prefetch(killed(bus), "cpu"))
     with pytest.raises(RuntimeError, match=r"^something else$"):
-        list(batches.prefetch(killed("something else")))
+        list(batches.prefetch(killed("something else"), "cpu"))
 
 
 TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040)."

@@ -75,7 +75,7 @@ def test_teacher_is_asked_about_the_view(tiny):
     h = Classifier(p.teacher)(batch["teacher"])[0].clone()
     q = training.build_network(p, 14)(batch["clips"])["embedding"].softmax(-1)
     values = trainer.step(batch)
-    assert values["loss_distil"] == pytest.approx(-(h * q.log()).sum(-1).mean().item(), rel=1e-5)
+    assert values["loss_distil"].item() == pytest.approx(-(h * q.log()).sum(-1).mean().item(), rel=1e-5)
     other = trainer.step({n: v for n, v in trainer.batches[1].items() if n != "step"})
     assert other["loss_distil"] != values["loss_distil"]
     assert all(w.grad is None and not w.requires_grad for w in trainer.teacher.parameters())
@@ -327,3 +327,63 @@ def test_spread_clips_train_and_predict(tiny):
     assert (found.clips.groupby("video").size() == found.store.table.frames // 4).all()
     recorded = pd.read_csv(run.predictions_test).set_index("video").video_pred
     assert (found.table.set_index("video").predicted[recorded.index] == recorded).all()
+
+
+@pytest.mark.parametrize("method", slow_after(2, NETWORKS))
+def test_gpu_never_waits_for_a_step(tiny, monkeypatch, method):
+    """PyTorch's meta device has shapes and no numbers: what asks for one, for which a GPU would have to be
+    waited for, is an error. Only a row of the log asks."""
+    p = tiny(method=method, tau=0, s4l_rotations="one", log_every=3)
+    data = prepare.prepare(p)
+    monkeypatch.setattr(training, "device", lambda p: "meta")
+    trainer = Trainer(p, data)
+    trainer.look_every = p.log_every
+    steps = batches.prefetch(batches.loader(trainer.batches, p, "cpu", sampler=range(4)), "meta")
+    for batch in itertools.islice(steps, 2):
+        batch.pop("step")
+        assert all(value.is_meta for value in trainer.step(batch).values())
+    assert len(trainer.unseen) == 2
+    batch = next(steps)
+    batch.pop("step")
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        trainer.step(batch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["videossl", "mt_sd"])
+def test_looking_seldom_changes_nothing(tiny, monkeypatch, method):
+    """Fetched for rows of the log alone, as on a GPU: the same record, also when interrupted in between."""
+    usual = record(training.train(tiny(method=method, tau=0.5, log_every=3, steps=5)))
+    p = tiny(method=method, tau=0.5, log_every=3, steps=5, variant="seldom", checkpoint_minutes=0)
+    make = Trainer.__init__
+
+    def seldom(self, *args, **kwargs):
+        make(self, *args, **kwargs)
+        self.look_every = self.p.log_every
+
+    monkeypatch.setattr(Trainer, "__init__", seldom)
+    for stop in (1, 4):
+        with runs.open(p) as run:
+            trainer = Trainer(p, prepare.prepare(p))
+            rows = run.record(trainer)
+            while trainer.step_number < stop:
+                next(rows)
+    assert same(record(training.train(p)), usual)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("minutes", [0, 10])
+def test_not_finite_where_nobody_looked(tiny, minutes):
+    """A checkpoint looks first, so that none holds it, and the error names the step."""
+    p = tiny(log_every=4, eval_every=4, checkpoint_minutes=minutes)
+    trainer, spoil = Trainer(p, prepare.prepare(p)), at_third_call(float("nan"))
+    trainer.look_every = 4
+    hook = lambda m, x, y: spoil(y) if m.training else y  # noqa: E731
+    trainer.network.heads["embedding"].register_forward_hook(hook)
+    with pytest.raises(FloatingPointError, match="step 2: the loss is not finite"), runs.open(p) as run:
+        list(run.record(trainer))
+    assert run.checkpoint.exists() == (minutes == 0)
+    if minutes == 0:
+        kept = run.read_checkpoint()
+        assert kept["step"] == 2
+        assert all(w.isfinite().all() for w in kept["model"].values())

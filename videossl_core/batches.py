@@ -1,5 +1,6 @@
 """Clips on their way to the network: the batch of a step, the clips of an evaluation, loaders for both."""
 
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from videossl_core import sampling
@@ -139,15 +141,28 @@ def _share(values: Iterable) -> None:
             value.share_memory_()
 
 
-def prefetch(feed: Iterable) -> Iterator:
-    """The same items, each read in a thread while the one before is at work. A RuntimeError says so where
-    there is too little shared memory for loader processes."""
+def prefetch(feed: Iterable, device: str) -> Iterator:
+    """The same items with their tensors on the device, each read and copied in a thread while the one before
+    is at work: to a GPU on a stream of its own. A RuntimeError says so where there is too little shared
+    memory for loader processes."""
+    side = torch.cuda.Stream(device) if device.startswith("cuda") else None
+
+    def read() -> Any:
+        with torch.cuda.stream(side):  # none changes nothing
+            return tree_map_only(Tensor, lambda t: t.to(device, non_blocking=True), next(items, end))
+
     with ThreadPoolExecutor(1) as thread:
         try:
             items, end = iter(feed), object()
-            coming = thread.submit(next, items, end)
+            coming = thread.submit(read)
             while (item := coming.result()) is not end:
-                coming = thread.submit(next, items, end)
+                if side is not None:  # the work waits for the copy, whose memory is kept until it ends
+                    work = torch.cuda.current_stream(device)
+                    work.wait_stream(side)
+                    for tensor in tree_leaves(item):
+                        if isinstance(tensor, Tensor):
+                            tensor.record_stream(work)
+                coming = thread.submit(read)
                 yield item
         except (RuntimeError, OSError) as error:
             if "shared memory" not in (what := str(error).strip()) and "No space left" not in what:
@@ -156,9 +171,17 @@ def prefetch(feed: Iterable) -> Iterator:
             raise RuntimeError(f"{what}\nToo little shared memory: {out}") from None
 
 
+def loaders(p: Params, device: str) -> int:
+    """How many processes read clips: ``num_workers``, or none for a CPU, which is busy enough, and for a GPU
+    one a core of the job but for one, at most 16; processes that train together share them."""
+    if p.num_workers is not None or device == "cpu":
+        return p.num_workers or 0
+    return min(16, max(1, pool.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1))
+
+
 def loader(dataset: Dataset, p: Params, device: str, **options) -> DataLoader:
     """A data loader for either data set above; the processes change the speed, never the content."""
-    workers = p.num_workers if p.num_workers is not None else (0 if device == "cpu" else min(4, pool.cores()))
+    workers = loaders(p, device)
     options |= {"num_workers": workers, "multiprocessing_context": pool.start_method() if workers else None}
     # an item is a batch already
     return DataLoader(dataset, batch_size=None, pin_memory=device.startswith("cuda"), **options)

@@ -38,10 +38,12 @@ def _cuda() -> tuple[bool, str]:
 
 
 @contextmanager
-def reproducible(strictly: bool) -> Iterator[None]:
+def reproducible(strictly: bool, one_shape: bool = False) -> Iterator[None]:
     """With ``strictly``, PyTorch takes algorithms that give the same bits each time, or raises an error.
-    A CPU does so anyway."""
+    A CPU does so anyway. Otherwise, where all batches have ``one_shape``, cuDNN tries which of its algorithms
+    is the fastest for it."""
     was = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = one_shape
     if strictly:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
         torch.use_deterministic_algorithms(True)

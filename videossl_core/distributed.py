@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 gc.freeze()  # torch's own objects stay: the collector need not go through them at every import after it
 
@@ -30,14 +30,13 @@ class Ranks:
     def first(self) -> bool:
         return self.rank == 0
 
-    def mean(self, values: dict[str, float]) -> dict[str, float]:
+    def mean(self, values: Tensor) -> Tensor:
         """Mean over the processes of each value; not finite if any is not."""
         if self.count == 1:
             return values
-        device = "cpu" if dist.get_backend() == "gloo" else "cuda"
-        total = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
+        total = values.double().to("cpu" if dist.get_backend() == "gloo" else "cuda")
         dist.all_reduce(total)
-        return dict(zip(values, (total / self.count).tolist(), strict=True))
+        return total / self.count
 
     def gather(self, value: Any) -> list:
         """The value of every process, in order of rank."""
@@ -55,7 +54,8 @@ class Ranks:
         """Take the first process's batch-norm statistics, the ones that are saved; on CPUs they differ."""
         if self.count > 1:
             for buffer in network.buffers():
-                dist.broadcast(buffer, 0)
+                if buffer.is_floating_point():  # what counts steps is the same, and may lie on the CPU
+                    dist.broadcast(buffer, 0)
 
     def wrap(self, network: nn.Module, sync_batch_norm: bool, device: str) -> nn.Module:
         """The network for the forward pass, whose backward pass averages gradients over the processes."""

@@ -88,12 +88,13 @@ def predict(
     every = [np.zeros((0, len(classes)))]
     batches = loader(clips, p, device)
     network = folded(network)
-    for pixels, video, centre in track(prefetch(batches), len(batches), "evaluating"):
-        probs = network(pixels.to(device, non_blocking=True))["classes"].cpu().double().softmax(-1).numpy()
+    for pixels, video, centre in track(prefetch(batches, device), len(batches), "evaluating"):
+        video, centre = video.cpu().numpy(), centre.cpu().numpy()
+        probs = network(pixels)["classes"].cpu().double().softmax(-1).numpy()
         if not np.isfinite(probs).all():
-            bad = clips.videos[int(video[~np.isfinite(probs).all(1)][0])]
+            bad = clips.videos[video[~np.isfinite(probs).all(1)][0]]
             raise FloatingPointError(f"{bad}: the network's prediction is not finite")
-        video, centre = mine[video.numpy()], centre.numpy()
+        video, centre = mine[video], centre
         clip_probs[video[centre]] = probs[centre]
         np.add.at(video_probs, video[~centre], probs[~centre])
         if every_clip:

@@ -235,8 +235,8 @@ def averaged(network: nn.Module, decay: float) -> AveragedModel:
     of its random start.
     """
 
-    def update(averages, values, n) -> None:
-        get_ema_multi_avg_fn(min(decay, 1 - 1 / (int(n) + 1)))(averages, values, n)
+    def update(averages, values, n) -> None:  # n has moved to the GPU, which would have to be waited for
+        get_ema_multi_avg_fn(min(decay, 1 - 1 / (int(ema.n_averaged) + 1)))(averages, values, n)
 
     ema = AveragedModel(network, multi_avg_fn=update)
     return ema.eval().requires_grad_(False)

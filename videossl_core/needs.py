@@ -112,8 +112,8 @@ def _turned(batch: Batch, p: Params) -> Tensor:
     clips = batch["clips"][which]
     if p.s4l_rotations == "all":
         return torch.cat([torch.rot90(clips, turn, (3, 4)) for turn in (1, 2, 3)])
-    turns = batch["turn"][which].tolist()
-    return torch.stack([torch.rot90(c, turn, (2, 3)) for c, turn in zip(clips, turns, strict=True)])
+    turned = torch.stack([torch.rot90(clips, turn, (3, 4)) for turn in range(4)])
+    return turned[batch["turn"][which], torch.arange(len(clips), device=clips.device)]  # without a wait
 
 
 def _of_average(ema: nn.Module, batch: Batch) -> Outputs:

@@ -103,7 +103,7 @@ class Bookkeeping(_Model):
     """How a run is carried out, not what it computes: a resumed run may change all of these."""
 
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    num_workers: int | None = Field(None, ge=0, le=64, description="loaders; None: 0 on CPU, else up to 4")
+    num_workers: int | None = Field(None, ge=0, le=64, description="loaders; None: 0 on CPU, else the cores")
     prep_workers: int | None = Field(None, ge=1, le=256, description="decoding processes; None: one per core")
     max_reject_pct: float = Field(5, ge=0, le=100, description="more unusable videos than this is an error")
     video_timeout: float = Field(600, gt=0, description="seconds, and one more a MB, for decoding a video")

@@ -114,8 +114,8 @@ def check(network: VideoNet, shape: tuple[int, ...], name: str, device: str) -> 
                 failing += [] if right[kind] else [layer_name]
         exact = gradients(network, clips)
         Precision(name, tuple(failing)).apply(network)
-        pair = (g.cpu().double() for g in (exact, gradients(network, clips)))  # sums in float32 drift
-        cosine = torch.cosine_similarity(*pair, dim=0).nan_to_num(-1)
+        a, b = (g.cpu().double() for g in (exact, gradients(network, clips)))  # sums in float32 drift
+        cosine = torch.cosine_similarity(a, b, dim=0).nan_to_num(-1)
     return Precision(name, tuple(failing), cosine.item())
 
 

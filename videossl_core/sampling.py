@@ -34,7 +34,7 @@ def balanced_videos_of_step(seed: int, step: int, labels: np.ndarray, k: int) ->
     """(k,) positions of videos with these labels, each class as often as any other: the classes take turns in
     random order, and so do the videos of a class, whose n-th turn comes in round n."""
     classes = np.unique(labels)
-    rounds = np.arange(step * k, (step + 1) * k) // len(classes)
+    rounds = (np.arange(step * k, (step + 1) * k) // len(classes)).tolist()
     turns = zip(rounds, videos_of_step(seed, step, 2, len(classes), k), strict=True)
     groups = [np.flatnonzero(labels == label) for label in classes]
     return np.array([groups[c][videos_of_step(seed, n, 3 + c, len(groups[c]), 1)[0]] for n, c in turns])

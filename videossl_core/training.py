@@ -10,13 +10,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from videossl_core import distributed, evaluation, losses, methods, models, precision, probe, runs, teacher
+from videossl_core import distributed, evaluation, logs, methods, models, precision, probe, runs, teacher
 from videossl_core.batches import Batches, loader, prefetch
 from videossl_core.data.frames import FrameStore
 from videossl_core.devices import device, interrupts_wait, reproducible
 from videossl_core.distributed import Ranks
 from videossl_core.models import VideoNet
-from videossl_core.needs import NEEDS, Batch, Outputs
+from videossl_core.needs import NEEDS, Batch
 from videossl_core.networks import build_network
 from videossl_core.params import Params
 from videossl_core.prepare import Data, prepare
@@ -61,24 +61,30 @@ class Trainer:
         self.ema = models.averaged(self.network, p.ema_decay) if averages else None
         apart = [self.network] if p.backbone_lr is None else [self.network.heads, self.network.backbone]
         groups = [{"params": part.parameters()} for part in apart]
-        self.optimizer = torch.optim.SGD(groups, p.lr, p.momentum, p.dampening, p.weight_decay)
-        half = self.precision.dtype == "fp16"
+        on_gpu, half = self.device.startswith("cuda"), self.precision.dtype == "fp16"
+        self.optimizer = torch.optim.SGD(
+            groups, p.lr, p.momentum, p.dampening, p.weight_decay, fused=on_gpu or None
+        )
+        # a GPU has work queued while it waits for nothing; the scaler of fp16 waits at each step anyway
+        self.look_every = p.log_every if on_gpu and not half else 1
         self.scaler = torch.amp.GradScaler(torch.device(self.device).type, enabled=half)
         self.step_number, self.seconds = 0, 0.0
+        self.unseen: list[dict[str, Tensor]] = []  # what steps have left on the device
         self.window: list[dict[str, float]] = []  # what the next row of the log is the mean of
+        self.spent: list[dict[str, float]] = []  # the clips and seconds of these steps
         self.log: list[dict] = []
         self.metrics: list[dict] = []
         self.best: dict | None = None  # with keep = best: its step, top1 and weights
         self.test_predictions: evaluation.Predictions | None = None
 
-    def step(self, batch: Batch) -> dict[str, float]:
+    def step(self, batch: Batch) -> dict[str, Tensor]:
         """One iteration: forward, equation 5, backward, checks, update.
 
         Returns:
             The loss, its parts, and what is known of the pseudo-labels, for the log.
 
         Raises:
-            FloatingPointError: the loss or a gradient is not finite; the weights stay as they are.
+            FloatingPointError: as ``look`` does.
         """
         p, step = self.p, self.step_number
         seed_dropout(p.seed, step, self.ranks.rank)
@@ -93,12 +99,11 @@ class Trainer:
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
 
-        values = self.ranks.mean(log_values(loss, parts, out, batch, p))
-        overflow = self.scaler.is_enabled() and self.scaler.get_scale() > 1 and math.isfinite(values["loss"])
-        if not overflow:  # fp16 skips a step whose gradients overflow, and lowers its scale
-            check_loss(step, values)
-            gradients = {n: w.grad for n, w in self.network.named_parameters() if w.grad is not None}
-            check_finite(gradients, f"step {step}: the gradient of")
+        values = logs.measure(loss, parts, out, batch, p)
+        norm = nn.utils.get_total_norm([w.grad for w in self.network.parameters() if w.grad is not None])
+        self.unseen.append(values | {"norm": norm})
+        if (step + 1) % self.look_every == 0 or step + 1 == p.steps:
+            self.look(step)
 
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -106,6 +111,26 @@ class Trainer:
             self.ema.update_parameters(self.network)
         self.step_number += 1
         return values
+
+    def look(self, last: int) -> None:
+        """Fetch and check what the steps up to this one have left on the device: on a CPU after each backward
+        pass, so that the weights stay as they are; on a GPU for each row of the log, so that it never waits.
+
+        Raises:
+            FloatingPointError: a loss or gradient is not finite.
+        """
+        rows = logs.fetch(self.unseen, self.ranks) if self.unseen else []
+        self.unseen = []
+        for step, row in enumerate(rows, last + 1 - len(rows)):
+            norm = row.pop("norm")
+            overflow = self.scaler.is_enabled() and self.scaler.get_scale() > 1 and math.isfinite(row["loss"])
+            if not overflow:  # fp16 skips a step whose gradients overflow, and lowers its scale
+                logs.check_loss(step, row)
+                if not math.isfinite(norm):
+                    gradients = {n: w.grad for n, w in self.network.named_parameters() if w.grad is not None}
+                    logs.check_finite(gradients, f"step {step}: the gradient of")
+                    raise FloatingPointError(f"step {step}: a gradient is not finite; log_every = 1 names it")
+            self.window.append(row)
 
     def __iter__(self) -> Iterator[dict]:
         for rows in self.steps():
@@ -120,15 +145,14 @@ class Trainer:
         if self.evaluation_due:  # stopped while it evaluated
             yield self.evaluate()
         steps = range(self.step_number, p.steps)
-        for batch in prefetch(loader(self.batches, p, self.device, sampler=steps)):
+        for batch in prefetch(loader(self.batches, p, self.device, sampler=steps), self.device):
             assert batch.pop("step") == self.step_number
-            batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-            with interrupts_wait(), reproducible(p.deterministic):
-                values = self.step(batch)
+            with interrupts_wait(), reproducible(p.deterministic, one_shape=True):
+                self.step(batch)
                 spent, clock = time.perf_counter() - clock, time.perf_counter()
                 self.seconds += spent
                 clips = len(batch["clips"]) * self.ranks.count
-                self.window.append(values | {"clips": clips, "seconds": spent})
+                self.spent.append({"clips": clips, "seconds": spent})
                 rows = self._log_rows()
             yield rows
             if self.evaluation_due:
@@ -142,9 +166,12 @@ class Trainer:
         if step % p.log_every and step < p.steps:
             return []
         facts = {"step": step, "lr": learning_rate(step - 1, p), "seconds": round(self.seconds, 3)}
-        self.log.append(facts | mean_values(self.window))
-        self.window = []
+        self.log.append(facts | logs.mean_values(self._window()))
+        self.window, self.spent = [], []
         return self.log[-1:]
+
+    def _window(self) -> list[dict[str, float]]:
+        return [values | spent for values, spent in zip(self.window, self.spent, strict=True)]
 
     @property
     def evaluation_due(self) -> bool:
@@ -156,7 +183,8 @@ class Trainer:
         """Figure 4: accuracy on the test split and on the unlabelled training videos, whose labels the loss
         never sees. All test videos at the end, evenly spread ``eval_videos`` of them on the way."""
         p, rows = self.p, []
-        network = self.network if self.ema is None or p.eval_model == "student" else self.ema
+        averages = self.ema is not None and p.eval_model != "student"
+        network: Any = self.ema if averages else self.network
         self.ranks.share_statistics(network)
         for subset in ("val", "test", "unlabelled"):
             final = subset == "test" and self.step_number == p.steps
@@ -169,10 +197,10 @@ class Trainer:
                 predictions = evaluation.predict(
                     network, p, videos, self.data.classes, self.data.store, self.device, self.ranks
                 )
-            facts = {"step": self.step_number, "subset": subset}
-            rows.append(facts | predictions.top1() | {"videos": len(videos)})
+            facts, top1 = {"step": self.step_number, "subset": subset}, predictions.top1()
+            rows.append(facts | top1 | {"videos": len(videos)})
             if subset == "val" and p.keep == "best":
-                network = self._keep_best(network, rows[-1]["video_top1"])
+                network = self._keep_best(network, top1["video_top1"])
             if final:
                 self.test_predictions = predictions
         self.metrics += rows
@@ -196,8 +224,9 @@ class Trainer:
 
     def state_dict(self) -> dict:
         """All that resuming needs, as tensors and plain containers."""
+        self.look(self.step_number - 1)
         parts = {n: None if part is None else part.state_dict() for n, part in self._parts().items()}
-        rows = {"metrics": self.metrics, "log": self.log, "window": self.window}
+        rows = {"metrics": self.metrics, "log": self.log, "window": self._window()}
         best = {"best": self.best} if self.p.keep == "best" else {}
         return {"step": self.step_number, "seconds": self.seconds} | rows | parts | best | self.facts()
 
@@ -206,62 +235,18 @@ class Trainer:
             if part is not None:
                 part.load_state_dict(state[name])
         self.step_number, self.seconds, self.best = state["step"], state["seconds"], state.get("best")
-        # in place: they may be on show
-        self.log[:], self.metrics[:], self.window[:] = state["log"], state["metrics"], state["window"]
+        self.log[:], self.metrics[:] = state["log"], state["metrics"]  # in place: they may be on show
+        self.spent = [{name: row[name] for name in ("clips", "seconds")} for row in state["window"]]
+        self.window = [{n: v for n, v in row.items() if n not in self.spent[0]} for row in state["window"]]
 
     def _parts(self) -> dict:
         return {"model": self.network, "optimizer": self.optimizer, "scaler": self.scaler, "ema": self.ema}
 
     def check_weights(self) -> None:
         """Before a checkpoint: a step can make infinite weights of finite gradients."""
+        self.look(self.step_number - 1)
         values = {n: v for n, v in self.network.state_dict().items() if v.is_floating_point()}
-        check_finite(values, f"after step {self.step_number}: the weight")
-
-
-def mean_values(window: list[dict[str, float]]) -> dict[str, float | None]:
-    """Means over the steps between two rows of the log. confident_top1 is the true accuracy of the confident
-    pseudo-labels in percent, known only because the data set's labels are; empty while none is confident or
-    known."""
-    row: dict[str, Any] = {n: sum(v[n] for v in window) / len(window) for n in window[0]}
-    seconds, clips = (row.pop(name) for name in ("seconds", "clips"))
-    if "confident" in row:
-        right, known, sure = (row.pop(f"confident{which}") for which in ("_right", "_known", ""))
-        row |= {"confident_pct": 100 * sure, "confident_top1": 100 * right / known if known else None}
-    return row | {"clips_per_s": round(clips / seconds, 2)}
-
-
-@torch.no_grad()
-def log_values(
-    loss: Tensor, parts: dict[str, Tensor], out: Outputs, batch: Batch, p: Params
-) -> dict[str, float]:
-    """The log's numbers of one step; fetched from the device all at once."""
-    values = {"loss": loss.detach()} | {f"loss_{name}": value for name, value in parts.items()}
-    unlabelled = out["classes"][len(batch["labels"]) :]
-    if len(unlabelled):
-        sure = losses.confident(unlabelled, p.delta)
-        right, known = unlabelled.argmax(-1) == batch["hidden"], batch["hidden"] >= 0
-        values |= {"confident": sure.float().mean(), "confident_known": (sure & known).float().mean()}
-        values["confident_right"] = (sure & right).float().mean()
-    return dict(zip(values, torch.stack([v.float() for v in values.values()]).tolist(), strict=True))
-
-
-def check_loss(step: int, values: dict[str, float]) -> None:
-    """Raises FloatingPointError with the parts of a loss that is not finite."""
-    if not math.isfinite(values["loss"]):
-        parts = [f"{n.removeprefix('loss_')} = {v:g}" for n, v in values.items() if n.startswith("loss_")]
-        raise FloatingPointError(f"step {step}: the loss is not finite ({', '.join(parts)})")
-
-
-@torch.no_grad()
-def check_finite(tensors: dict[str, Tensor], what: str) -> None:
-    """Raises FloatingPointError that names the tensors which are not finite; while all are, one number is
-    fetched."""
-    if math.isfinite(nn.utils.get_total_norm(list(tensors.values())).item()):
-        return
-    bad = [n for n, t in tensors.items() if not t.isfinite().all()]
-    bad = bad or [max(tensors, key=lambda n: tensors[n].abs().max().item())]  # finite, but its square is not
-    more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-    raise FloatingPointError(f"{what} {', '.join(bad[:3])}{more} is not finite")
+        logs.check_finite(values, f"after step {self.step_number}: the weight")
 
 
 def train(p: Params, show: Callable[[dict], object] = lambda row: None) -> runs.Run:
@@ -309,7 +294,7 @@ def load_network(run: runs.Run, p: Params, exact: bool = False) -> tuple[nn.Modu
     if not exact:
         precision.Precision(**checkpoint["precision"]).apply(network)
     averages = checkpoint["ema"] is not None and p.eval_model != "student"
-    evaluated = models.averaged(network, p.ema_decay) if averages else network
+    evaluated: Any = models.averaged(network, p.ema_decay) if averages else network
     best = checkpoint.get("best")
     evaluated.load_state_dict(best["weights"] if best else checkpoint["ema" if averages else "model"])
     evaluated = evaluated.module if averages else evaluated
