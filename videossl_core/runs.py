@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from videossl_core import networks, provenance
+from videossl_core.batches import loaders
 from videossl_core.data import files, splits
 from videossl_core.distributed import Ranks
 from videossl_core.evaluation import Predictions
@@ -226,6 +227,7 @@ class OpenRun(Run):
         files.write_text(self.split, splits.to_csv(split))
         facts = {"started": provenance.now(), "split_sha256": splits.split_hash(split), "seed": self.p.seed}
         surroundings = {"precision": str(trainer.precision), "init": trainer.facts().get("init")}
+        surroundings["loaders"] = loaders(self.p, trainer.device)
         surroundings |= provenance.surroundings(trainer.device)
         self.write_provenance(facts | surroundings)
         files.write_text(self.params, json.dumps(self.p.model_dump(mode="json"), indent=1) + "\n")
