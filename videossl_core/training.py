@@ -23,7 +23,7 @@ from videossl_core.prepare import Data, prepare
 def build_network(p: Params, classes: int) -> VideoNet:
     """The network with the heads its method trains; the same seed gives the same first weights."""
     torch.manual_seed(p.seed)
-    heads = methods.METHODS[p.method].heads(classes, teacher.TEACHER_CLASSES)
+    heads = methods.METHODS[p.method].heads(classes, p)
     return VideoNet(p.backbone, heads, p.shortcut, p.width)
 
 
