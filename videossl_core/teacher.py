@@ -59,7 +59,7 @@ class Classifier(nn.Module):
         self.net = _fast(net, (frame - self.mean) / self.std)
         self.last = threading.local()  # each video has its thread
         for place, layer in self.net.named_modules():
-            if "pool." not in place:  # attention that pools makes maps of keys and values
+            if "head." not in place and "pool." not in place:  # attention that pools has maps of its own
                 layer.register_forward_pre_hook(self._keep)
                 layer.register_forward_hook(self._keep)
         self.features = self(frame)[1].shape[1]
