@@ -48,7 +48,7 @@ class Classifier(nn.Module):
             out = "Give teacher_weights = <file>, or take teacher = 'efficientnet_lite0': no download"
             what = f"the weights of {name} could not be downloaded ({error}). {out}"
             if weights_file:
-                what = f"teacher_weights = {weights_file}: not the weights of {name} ({error})"
+                what = f"teacher_weights = {weights_file}: not the weights of {name} ({error!r})"
             raise TeacherError(what) from error
         digest = b"".join(k.encode() + v.contiguous().numpy().tobytes() for k, v in sorted(state.items()))
         self.weights_hash = files.sha256(digest)
