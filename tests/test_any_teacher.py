@@ -1,4 +1,4 @@
-"""Any classifier of torchvision or timm as the teacher: against these libraries' own networks and pictures."""
+"""Any classifier of torchvision or timm as the teacher, against these libraries' networks and pictures."""
 
 import math
 import sys
@@ -10,18 +10,20 @@ import safetensors.torch
 import timm
 import torch
 from PIL import Image
+from support.helpers import slow_after
 from torch import nn
 from torchvision import models
 
-from support.helpers import slow_after
-from videossl_core import params, prepare, runs, training
+from videossl_core import methods, params, prepare, training
+from videossl_core.batches import Batches
 from videossl_core.data import codec, demo
 from videossl_core.data.frames import FrameStore, StoreSettings
 from videossl_core.image_classifiers import TEACHERS, TeacherError, row_of
-from videossl_core.params import ParameterError, Params
+from videossl_core.params import ParameterError
 from videossl_core.teacher import Classifier, _fast, feature_map
+from videossl_lab import clips, estimate
 
-SHUFFLENET, FEATURES = "torchvision:shufflenet_v2_x0_5", "timm:test_vit2"
+SHUFFLENET, FEATURES = "torchvision:shufflenet_v2_x0_5", "timm:convnextv2_atto.fcmae"
 SIZES = {SHUFFLENET: "", "torchvision:convnext_tiny": "-236to224px", "timm:test_vit.r160_in1k": "-168to160px"}
 
 
@@ -127,8 +129,23 @@ def test_outputs_are_those_of_the_librarys_network(name, tmp_path):
     assert torch.allclose(features.mean((2, 3)), vectors[0], rtol=1e-3, atol=1e-4 * vectors[0].abs().max())
 
 
-def test_real_weights_in_another_library():
-    """Those of efficientnet_lite0 from the package index, in timm's network of the same layers."""
+@pytest.mark.slow
+def test_real_weights_in_another_library(tmp_path):
+    """Those of efficientnet_lite0 from the package index, in timm's network of the same layers, whose mean
+    and deviation are half a level off."""
+    net, values = (
+        timm.create_model("tf_efficientnet_lite0"),
+        TEACHERS["efficientnet_lite0"].weights().values(),
+    )
+    net.load_state_dict(dict(zip(net.state_dict(), values, strict=True)))
+    classifier = Classifier("timm:tf_efficientnet_lite0", save(net, tmp_path / "lite0.safetensors"))
+    shown = [demo.frames(noun, "rises", 0)[16] for noun in ("clock", "spider_web", "crossword")]
+    resized = [np.asarray(Image.fromarray(frame).resize((224, 224))) for frame in shown]
+    frames = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
+    (h, features), (other_h, other_features) = classifier(frames), Classifier("efficientnet_lite0")(frames)
+    assert torch.allclose(h, other_h, atol=0.02)
+    assert other_h.max() > 0.2
+    assert torch.allclose(features, other_features, atol=0.02 * other_features.max())
 
 
 class Crossed(nn.Module):
@@ -206,3 +223,133 @@ def test_what_is_a_map(shape, classes, expected):
 def test_published_sizes(name, short, side, classes):
     row = row_of(name)
     assert (row.short, row.side, row.classes) == (short, side, classes)
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet18", *SIZES])
+def test_stored_frames_are_those_of_the_librarys_preprocessing(name, tmp_path):
+    """Of a picture whose red tells the column, and whose green the row."""
+    height, width = 300, 400
+    y, x = np.mgrid[:height, :width]
+    picture = np.stack([255 * x / width, 255 * y / height, 128 + 0 * x], -1).astype(np.uint8)
+    codec.write(tmp_path / "v.mp4", np.broadcast_to(picture, (3, height, width, 3)))
+    row = row_of(name)
+    settings = StoreSettings(32, 95, 2, teacher_short=row.short, teacher_side=row.side)
+    assert settings.name == f"frames-32px-q95-every2{SIZES.get(name, '')}"
+    store = FrameStore(tmp_path, settings)
+    store.add(["v.mp4"], tmp_path, workers=1)
+    stored = store.images("v.mp4", np.array([0, 1]), teacher=True)[1].astype(float)
+    library, _, model = name.partition(":")
+    if library == "torchvision":
+        transform = models.get_model_weights(model).DEFAULT.transforms()
+        mean, std = transform.mean, transform.std
+    else:
+        config = timm.data.resolve_model_data_config(timm.create_model(model))
+        transform, mean, std = timm.data.create_transform(**config), config["mean"], config["std"]
+    expected = transform(Image.fromarray(picture)).permute(1, 2, 0).numpy() * std + np.array(mean)
+    assert stored.shape == expected.shape
+    for colour, across in ((0, 0), (1, 1)):
+        ours, theirs = (frame[..., colour].mean(across) for frame in (stored, 255 * expected))
+        scale, shift = np.polyfit(theirs, ours, 1)
+        assert scale == pytest.approx(1, abs=0.01)
+        assert shift + scale * 127 == pytest.approx(127, abs=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "method"), [(SHUFFLENET, "sd"), (SHUFFLENET, "probe"), (FEATURES, "probe")])
+def test_run(name, method, tiny, tmp_path):
+    """From videos to a prediction, in folders that every file system takes."""
+    p = tiny(method=method, teacher=name, teacher_weights=save(build(name), tmp_path / "w.pth"), steps=2)
+    run = training.train(p)
+    data = prepare.prepare(p, split=run.read_split())
+    assert data.targets.folder.name.startswith("teacher-" + name.replace(":", "-"))
+    video = data.rows("labelled").video[0]
+    assert data.targets.path(video).exists() == (name == SHUFFLENET)
+    if name == FEATURES:
+        assert data.targets.features(video).shape == (4, 320, 2, 2)
+        assert not clips.teacher_bars(data).axes[-1].patches  # it has nothing to say
+    predict, classes = training.load_predictor(run, params.of_run(p))
+    assert predict(data.rows("test").head(2), data.store).video_probs.shape == (2, len(classes))
+
+
+@pytest.mark.slow
+def test_other_sizes_and_classes(tiny, tmp_path):
+    """A store of its own, a head for each of 21,843 classes; the teacher sees the student's view in it."""
+    name = "timm:vit_tiny_patch16_224.augreg_in21k"
+    p = tiny(
+        method="sd", teacher=name, teacher_weights=save(build(name), tmp_path / "w.safetensors"), crop_size=32
+    )
+    data, method = prepare.prepare(p), methods.METHODS["sd"]
+    assert data.store.folder.name.endswith("-248to224px")
+    stored, asked = (
+        Batches(p.but(teacher_view=view), method, data.split, data.store, data.targets)[2]["teacher"]
+        for view in ("stored", "same")
+    )
+    assert torch.allclose(Classifier(name, p.teacher_weights)(asked)[0], stored, atol=2e-3)
+    assert training.build_network(p, 14).heads["embedding"].out_features == stored.shape[1] == 21843
+    assert estimate.cost(p, 10, 100).gigabytes > 10 * 100 * 2 * (21843 + 4 * 192) / 8 / 1e9
+
+
+@pytest.mark.parametrize("method", ["sd", "videossl"])
+def test_without_classes_no_equation_4(method, tiny):
+    """Said before any video is decoded."""
+    p = tiny(method=method, teacher=FEATURES)
+    with pytest.raises(ParameterError, match=f"{FEATURES}' has features but no classes.*'probe'"):
+        prepare.decode_index(p, None)
+    assert training.build_network(p.but(method="supervised"), 3).heads.keys() == {"classes"}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet5", "one of resnet50, .*, torchvision:<name>, timm:<name>; did you mean 'resnet50'"),
+        ("convnext_tiny", "torchvision:<name>"),
+        ("torchvision:", "torchvision:<name>"),
+        ("timm:hf-hub:timm/resnet18", "timm:<name>"),
+        ("timm:../../secret", "timm:<name>"),
+        ("keras:resnet50", "timm:<name>"),
+    ],
+)
+def test_wrong_form(name, message):
+    with pytest.raises(ParameterError, match=f"teacher = '{name}': not .*{message}"):
+        params.load(dataset="demo", teacher=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("torchvision:convnet_tiny", "did you mean 'convnext_tiny'"),
+        ("torchvision:fasterrcnn_resnet50_fpn", "no image model of this name"),
+        ("torchvision:r3d_18", "no image model of this name"),
+        ("timm:vit_small_patch14_dinov2.lvd142", "did you mean 'vit_small_patch14_dinov2.lvd142m'"),
+    ],
+)
+def test_wrong_name(name, message, tiny, tmp_path):
+    """Said before any video is decoded."""
+    with pytest.raises(ParameterError, match=f"teacher = '{name}': .*{message}"):
+        prepare.decode(tiny(teacher=name), tmp_path / "new", tmp_path, ["v.mp4"])
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_timm(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(TeacherError, match="'timm:resnet18' needs timm: pip install timm"):
+        row_of("timm:resnet18")
+
+
+def test_weights_that_cannot_be_had(tmp_path, monkeypatch):
+    """The message names the file or the download, and the way out."""
+
+    def no_network(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", no_network)
+    for name in (SHUFFLENET, "timm:test_vit.r160_in1k"):
+        with pytest.raises(TeacherError, match=f"{name} could not be .*no route.*teacher_weights = <file>"):
+            Classifier(name)
+        wrong = save(nn.Linear(2, 2), tmp_path / "wrong.pth")
+        for path in (wrong, tmp_path / "none.pth", tmp_path / "none.safetensors"):
+            with pytest.raises(
+                TeacherError, match=f"teacher_weights = .*{path.name}: not the weights of {name}"
+            ):
+                Classifier(name, path)

@@ -116,7 +116,7 @@ def _timm(name: str) -> Teacher:
 
 def _check(library: str, name: str, known: list[str]) -> None:
     if name not in known:
-        what = f"{library} has no classifier of this name{nearest(name, known)}"
+        what = f"{library} has no image model of this name{nearest(name, known)}"
         raise ParameterError(f"teacher = '{library}:{name}': {what}")
 
 

@@ -101,7 +101,7 @@ def teacher_bars(data: Data, videos: int = 4, names: int = 5) -> Figure:
         draw(picture, above, row.class_name)
         h = data.targets.of(row.video, number) if classes else np.zeros(0)  # a feature model
         best = h.argsort()[::-1][:names]
-        below.barh(range(names), h[best], color="#56b4e9")
+        below.barh(range(len(best)), h[best], color="#56b4e9")
         below.set(yticks=[], xlim=(0, 1), ylim=(names - 0.5, -0.5), xlabel="h(a)")
         for i, m in enumerate(best):
             below.annotate(classes[m], (0.02, i), va="center", fontsize=8)
