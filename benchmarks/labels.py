@@ -28,7 +28,7 @@ def learner_of(data: prepare.Data, p: params.Params) -> Learner:
     """It knows all videos of the data set; their features are scaled by those of the training videos."""
     assert data.targets is not None
     x = probe.features_of(p, data.targets, data.split.video)
-    scale = Scale.of(x[data.split.role != "test"], probe.sizes_of(p))
+    scale = Scale.of(x[data.split.role != "test"], probe.sizes_of(p, x.shape[1]))
     return Learner(list(data.split.video), scale(x).astype(np.float32), data.classes)
 
 

@@ -43,7 +43,7 @@ def test_macs_of_real_step(given):
     method = methods.METHODS[p.method]
     k = method.labelled_clips(4)
     with torch.device("meta"):
-        network = models.VideoNet(p.backbone, method.heads(101, 1000))
+        network = models.VideoNet(p.backbone, method.heads(101, p))
         clips = torch.zeros(4, 3, p.clip_frames, p.crop_size, p.crop_size, dtype=torch.uint8)
         batch = {"clips": clips, "labels": torch.zeros(k, dtype=torch.long), "teacher": torch.zeros(4, 1000)}
     batch |= {"strong": clips[k:], "other": clips, "turn": torch.tensor([0, 1, 2, 3])}

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from papermill.inspection import inspect_notebook
 
-from videossl_core import __main__, methods, models, params, predict, teacher
+from videossl_core import __main__, image_classifiers, methods, models, params, predict
 from videossl_core.data import sources, splits
 from videossl_core.params import ROOT, ParameterError, Params, WhichRun
 from videossl_lab import notebook
@@ -50,7 +50,7 @@ def test_ground_floor():
         (params.MethodName, methods.METHODS),
         (params.SourceName, sources.SOURCES),
         (params.DrawName, splits.DRAWS),
-        (params.TeacherName, teacher.TEACHERS),
+        (params.TeacherName, image_classifiers.TEACHERS),
         (params.BackboneName, models.BACKBONES),
     ],
 )

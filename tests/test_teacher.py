@@ -14,8 +14,9 @@ from videossl_core import methods, prepare, sampling, teacher
 from videossl_core.batches import Batches
 from videossl_core.data import codec, demo
 from videossl_core.data.frames import FrameStore, StoreSettings
+from videossl_core.image_classifiers import TEACHERS, TeacherError
 from videossl_core.sampling import View
-from videossl_core.teacher import TEACHERS, Classifier, TeacherError
+from videossl_core.teacher import Classifier
 from videossl_lab import clips
 
 
@@ -66,7 +67,7 @@ def test_box_in_the_teachers_frame(view, size, box):
     """By hand."""
     for flip in (False, True):
         coloured = View(view.top, view.left, view.height, view.width, flip, (1.2, 0.8, 1.0))
-        assert teacher.same_view(coloured, 48, *size) == View(*box, flip)
+        assert teacher.same_view(coloured, StoreSettings(48, 90, 8), *size) == View(*box, flip)
 
 
 @pytest.mark.parametrize("along", [0, 1])
@@ -84,7 +85,7 @@ def test_both_see_the_same_part(tmp_path, size, along):
     small = sampling.read_clip(store, "v.mp4", np.array([4]))
     large = sampling.read_clip(store, "v.mp4", np.array([1]), teacher=True)
     for view in (View(20, 22, 50, 40), View(30, 30, 44, 40, True), View(18, 40, 60, 33)):
-        theirs = teacher.same_view(view, 96, height, width)
+        theirs = teacher.same_view(view, store.settings, height, width)
         seen = [sampling.cut_view(*of, 224).float() for of in ((small, view), (large, theirs))]
         red, green, _ = seen[0] - seen[1]
         assert (red - green).abs().max() / 2 < 6
@@ -129,10 +130,11 @@ def test_fast_network_is_the_plain_one(name, tmp_path):
     frames = torch.nn.functional.interpolate(frames, 224)  # as natural frames have them: areas
     mean, std = (torch.tensor(v, dtype=torch.double).view(3, 1, 1) for v in (row.mean, row.std))
     exact_net, pooled = plain(name, state).double(), []
-    exact_net.get_submodule(row.pool).register_forward_hook(lambda _, inputs, out: pooled.append(out))
+    pool = exact_net.avgpool if name == "resnet50" else exact_net._avg_pooling
+    pool.register_forward_hook(lambda _, inputs, out: pooled.append(out))
     exact = exact_net((frames / 255.0 - mean) / std).softmax(-1)
     h, features = fast(frames)
-    assert features.shape == (11, row.features, 2, 2)
+    assert features.shape == (11, 2048 if name == "resnet50" else 1280, 2, 2)
     assert torch.allclose(features.double().mean((2, 3)), pooled[0].flatten(1), rtol=1e-4, atol=1e-5)
     assert h.dtype == torch.float32
     assert exact.max() < 0.9
@@ -230,7 +232,7 @@ def test_real_imagenet_classifier(classifier):
         for seed in range(8):
             frame = Image.fromarray(demo.frames(noun, "rises", seed)[16]).resize((224, 224))
             h += classifier(torch.from_numpy(np.asarray(frame).copy()).permute(2, 0, 1)[None])[0][0] / 8
-        assert clips.imagenet_classes()[h.argmax()] == expected
+        assert clips.teacher_classes(1000)[h.argmax()] == expected
 
 
 @pytest.mark.slow
@@ -247,7 +249,7 @@ def test_untaught_teacher(classifier):
 
 def test_teacher_runs_once(tiny, monkeypatch):
     prepare.prepare(tiny(), with_teacher=True)
-    monkeypatch.setattr(Classifier, "forward", lambda *_: pytest.fail("ran again"))
+    monkeypatch.setattr(Classifier, "look", lambda *_: pytest.fail("ran again"))
     prepare.prepare(tiny(), with_teacher=True)
 
 

@@ -15,7 +15,6 @@ from torch.fx.experimental import _config
 
 from videossl_core import probe, runs, teacher, training
 from videossl_core.data import files
-from videossl_core.data.frames import TEACHER_SHORT, TEACHER_SIDE
 from videossl_core.linear import NEIGHBOURS, TEMPERATURE
 from videossl_core.methods import METHODS
 from videossl_core.models import folded
@@ -69,10 +68,11 @@ class Probe(nn.Module):
     def forward(self, video: Tensor) -> Tensor:
         count, *size, _ = video.shape
         short: int = torch.sym_min(*size)  # type: ignore[assignment]
-        height, width = ((2 * side * TEACHER_SHORT + short) // (2 * short) for side in size)  # rounded
-        frames = resized(video, height, width, TEACHER_SIDE)
+        row = self.teacher.row
+        height, width = ((2 * side * row.short + short) // (2 * short) for side in size)  # rounded
+        frames = resized(video, height, width, row.side)
         self.teacher.net((frames - self.teacher.mean) / self.teacher.std)
-        quarters = self.teacher.last.quarters  # (T, F, 2, 2)
+        quarters = teacher.quarters(self.teacher.last.maps)  # (T, F, 2, 2)
         x = quarters.mean((0, 2, 3))
         if len(self.kinds) > 1:
             number, half = torch.arange(count), count // 2

@@ -99,11 +99,11 @@ class Method:
         """Rows of NEEDS, in the order of that table."""
         return tuple(name for name in NEEDS if any(name in TERMS[t].needs for t in self.terms))
 
-    def heads(self, classes: int, teacher_classes: int) -> dict[str, int]:
+    def heads(self, classes: int, p: Params) -> dict[str, int]:
         """The network's outputs: p(x), and q(v) or the rotation where a loss needs it."""
         heads = {"classes": classes}
         for name in self.needs:
-            heads |= NEEDS[name].heads(teacher_classes)
+            heads |= NEEDS[name].heads(p)
         return heads
 
     def labelled_clips(self, batch_size: int) -> int:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from videossl_core import sampling
-from videossl_core.data.frames import TEACHER_SIDE, FrameStore
+from videossl_core.data.frames import FrameStore
+from videossl_core.image_classifiers import row_of
 from videossl_core.params import Params
 from videossl_core.teacher import Targets, same_view
 
@@ -53,20 +54,20 @@ class Need:
     ``draw`` gives what the batch holds of one clip under the need's name, or None for a clip without it.
     ``views`` gives further clips for the one forward pass; their outputs are ``<need>_<head>``.
     ``averaged`` gives outputs of the averaged network (mean teacher); it gets no gradient.
-    ``heads`` are the network's further heads, name -> outputs, for a teacher of M classes.
+    ``heads`` are the network's further heads, name -> outputs.
     ``passes`` is what it adds to the cost of a step, in forward and backward passes over the batch.
     """
 
     draw: Callable[[Clip], Tensor | None] = lambda clip: None
     views: Callable[[Batch, Params], Tensor] | None = None
     averaged: Callable[[nn.Module, Batch], Outputs] | None = None
-    heads: Callable[[int], dict[str, int]] = lambda teacher_classes: {}
+    heads: Callable[[Params], dict[str, int]] = lambda p: {}
     passes: Callable[[Params], float] = lambda p: 0.0
 
 
 def _teacher(clip: Clip) -> Tensor:
     """(M,) the teacher's softmax h(a) of one frame a of the clip (3.3); with ``teacher_view = same`` the
-    picture (3, 224, 224) uint8 that ``Trainer.step`` shows the teacher."""
+    picture (3, S, S) uint8 that ``Trainer.step`` shows the teacher."""
     assert clip.targets is not None
     frame = int(clip.frames[int(clip.draws.frame[clip.i] * clip.p.clip_frames)])
     if clip.p.teacher_view == "stored":
@@ -74,8 +75,8 @@ def _teacher(clip: Clip) -> Tensor:
     count, height, width = clip.size
     number = clip.targets.nearest(frame, -(-count // clip.targets.stride))
     whole = sampling.read_clip(clip.store, clip.video, np.array([number]), teacher=True)
-    view = same_view(clip.view, clip.p.frame_size, height, width)
-    return sampling.cut_view(whole, view, TEACHER_SIDE)[:, 0]
+    view = same_view(clip.view, clip.store.settings, height, width)
+    return sampling.cut_view(whole, view, whole.shape[-1])[:, 0]
 
 
 def _other_crop(clip: Clip) -> Tensor | None:
@@ -123,13 +124,13 @@ def _of_average(ema: nn.Module, batch: Batch) -> Outputs:
 
 NEEDS: dict[str, Need] = {
     "unlabelled": Need(),  # half of the batch (3.2)
-    "teacher": Need(_teacher, heads=lambda teacher_classes: {"embedding": teacher_classes}),
+    "teacher": Need(_teacher, heads=lambda p: {"embedding": row_of(p.teacher).classes}),
     "other": Need(_other_crop, averaged=_of_average, passes=lambda p: 1 / 3),  # a forward pass alone
     "strong": Need(_strong_view, views=lambda batch, p: batch["strong"], passes=lambda p: 0.5),
     "turn": Need(
         _turn,
         views=_turned,
-        heads=lambda _: {"rotation": 4},
+        heads=lambda p: {"rotation": 4},
         passes=lambda p: (3 if p.s4l_rotations == "all" else 1) / (1 if p.s4l_rotate_on == "both" else 2),
     ),
 }

@@ -25,7 +25,7 @@ def build_network(p: Params, classes: int) -> models.VideoNet:
         ParameterError: ``init`` leads to no weights of this backbone.
     """
     torch.manual_seed(p.seed)
-    heads = methods.METHODS[p.method].heads(classes, teacher.TEACHER_CLASSES)
+    heads = methods.METHODS[p.method].heads(classes, p)
     network = models.VideoNet(p.backbone, heads, p.shortcut, p.width)
     if p.init == "scratch":
         return network

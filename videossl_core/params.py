@@ -6,6 +6,7 @@ It imports nothing of the project, neither torch nor pandas: a misspelt paramete
 import difflib
 import json
 import os
+import re
 import reprlib
 import unicodedata
 from collections.abc import Iterable
@@ -83,7 +84,16 @@ def places() -> str:
     return f"a relative path starts in {', or else in '.join(dict.fromkeys(map(str, (Path.cwd(), ROOT))))}"
 
 
+def _teacher(name: str) -> str:
+    known = get_args(TeacherName)
+    if name not in known and not re.fullmatch(r"(torchvision|timm):[\w.-]+", name):
+        others = "torchvision:<name>, timm:<name>"
+        raise ValueError(f"not one of {', '.join(known)}, {others}{nearest(name, known)}")
+    return name
+
+
 ProjectPath = Annotated[Path, AfterValidator(lambda path: _on_disk((ROOT / path.expanduser()).resolve()))]
+AnyTeacher = Annotated[str, AfterValidator(_teacher)]
 Names = Annotated[list[str], BeforeValidator(comma_list)]  # "a,b" or ["a", "b"]
 
 
@@ -186,7 +196,7 @@ class Params(WhichRun):
     )
 
     # Teacher (3.3)
-    teacher: TeacherName = "resnet50"
+    teacher: AnyTeacher = Field("resnet50", description="or torchvision:<name>, timm:<name>")
     teacher_weights: ProjectPath | None = Field(None, description="local file of weights to use instead")
     teacher_stride: int = Field(8, ge=1, le=64, description="the teacher sees every n-th frame")
     teacher_view: Literal["stored", "same"] = Field(
@@ -390,4 +400,5 @@ def _in_words(error: Any) -> str:
     if error["type"] == "literal_error":
         known = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
         return f"{name} is not one of {', '.join(known)}{nearest(error['input'], known)}"
-    return f"{name}: {error['msg']}" if name else error["msg"].removeprefix("Value error, ")
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}" if name else message

@@ -9,7 +9,8 @@ import pandas as pd
 from videossl_core import devices, methods, teacher
 from videossl_core.data import datasets, files, splits
 from videossl_core.data.frames import FrameStore, StoreSettings
-from videossl_core.params import Params
+from videossl_core.image_classifiers import row_of
+from videossl_core.params import ParameterError, Params
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,19 @@ class Data:
         return self.split[self.split.role == role].reset_index(drop=True)
 
 
+def open_store(p: Params, folder: Path) -> FrameStore:
+    """The store in ``folder`` whose frames are of the sizes that the network and the teacher see."""
+    row, frames = row_of(p.teacher), (p.frame_size, p.jpeg_quality, p.teacher_stride, p.fps, p.stride)
+    return FrameStore(folder, StoreSettings(*frames, row.short, row.side))
+
+
 def decode(p: Params, folder: Path, root: Path, videos: list[str]) -> tuple[FrameStore, pd.Series]:
     """Decode the videos below ``root`` that the store in ``folder`` does not hold yet.
 
     Returns the store, and by video the reason why it cannot be used, empty where it can.
     """
     devices.device(p)  # what is wrong with the GPU is said now, not after hours
-    store = FrameStore(folder, StoreSettings.of(p))
+    store = open_store(p, folder)
     store.add(videos, root, p.prep_workers, p.video_timeout)
     table = store.table.loc[videos]
     frames, lost = table.frames, table.damaged + table.missing
@@ -82,7 +89,13 @@ def decode_index(p: Params, index: datasets.Index) -> tuple[FrameStore, pd.DataF
 
     Raises:
         datasets.DatasetError: more than ``max_reject_pct`` % of the videos cannot be used.
+        ParameterError: the method needs a teacher with classes.
     """
+    if "teacher" in methods.METHODS[p.method].needs and not row_of(p.teacher).classes:
+        what = f"teacher = {p.teacher!r} has features but no classes, which method = {p.method!r} needs"
+        raise ParameterError(
+            f"{what} (equation 4). Take another teacher, or method = 'probe' (or probe_motion)"
+        )
     store, reasons = decode(p, p.data_dir, index.root, list(index.table.video))
     rejected, path = reasons[reasons != ""].reset_index(), p.data_dir / "rejected.csv"
     files.write_text(path, rejected.to_csv(index=False))

