@@ -233,7 +233,7 @@ def test_script(exported, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("rate", [12.5, 40])
 def test_script_obeys_frame_rate_and_stride(exported, tmp_path, rate):
-    """It takes the frames that the store takes."""
+    """It takes the frames that the store takes, but for the last picture, which it takes once."""
     p, folder = exported
     program = torch.export.load(folder / "model.pt2")
     model, about = export.portable(p)
@@ -242,7 +242,10 @@ def test_script_obeys_frame_rate_and_stride(exported, tmp_path, rate):
     times = [round(1000 * i / 30) for i in range(50)]
     path = encode(tmp_path / "v.mkv", noise(50, 64, 96), times=times, rate=30, **INTRA)
     (line,) = classified(tmp_path / "model.pt2", path)
-    parts = frames_of(path, fps=rate)[::2].split(about["frames"])
+    stored = frames_of(path, fps=rate)
+    last = int(times[-1] / 1000 * rate + 0.5)
+    assert len(stored) - last in (1, 2)
+    parts = stored[: last + 1 : 2].split(about["frames"])
     parts = [part for i, part in enumerate(parts) if len(part) >= about["least"] or i == 0]
     expected = torch.stack([model(part) for part in parts]).mean(0).tolist()
     assert [line["probs"][name] for name in about["classes"]] == pytest.approx(expected, abs=1e-5)
@@ -261,8 +264,9 @@ def test_example_without_pytorch(exported, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["mean_teacher", "probe"])
-def test_notebook(project, method):
+@pytest.mark.parametrize(("method", "largest"), [("mean_teacher", 0.05), ("probe_motion", 0.5)])
+def test_notebook(project, method, largest):
+    """A layer fitted to two videos a class is the more sensitive to what JPEG does."""
     given = {"dataset": "tiny", "label_pct": 50, "method": method, "seed": 3}
     out = project / "outputs/export.ipynb"
     papermill.execute_notebook(project / "notebooks/train.ipynb", out, given, progress_bar=False)
@@ -271,7 +275,8 @@ def test_notebook(project, method):
     cells = nbformat.read(out, 4).cells
     text = "".join(o.get("text", "") for cell in cells for o in cell.get("outputs", []))
     videos, most = re.search(r"(\d+) videos: probabilities differ by ([\d.]+) at most", text).groups()
-    assert (int(videos), float(most) < 0.1) == (14, True)
+    assert int(videos) == 14
+    assert float(most) < largest
     assert float(re.search(r"model.onnx differs from model.pt2 by (\S+)", text)[1]) < 1e-4
     folder = project / f"outputs/tiny/export/{method}-50-seed3"
     assert {path.name for path in folder.iterdir()} == {
