@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from av import VideoFrame
 from av.video.reformatter import VideoReformatter
+from support.helpers import TINY
 from support.videos import INTRA, encode, marked, noise
 
-from videossl_core import export, prepare, runs, training
+from videossl_core import export, params, prepare, runs, training
 from videossl_core.data import codec, files
 from videossl_core.params import ROOT
 
@@ -162,10 +163,6 @@ SIZES = [(1, 60, 80), (7, 17, 31), (8, 90, 41), (9, 32, 32), (20, 144, 96)]
 @pytest.fixture(scope="module", params=["sd", "probe_motion"])
 def exported(request, prepared, tmp_path_factory):
     """A finished run's parameters and the folder of its two files."""
-    from support.helpers import TINY
-
-    from videossl_core import params
-
     folder = tmp_path_factory.mktemp("exported")
     (folder / "tiny").mkdir()
     (folder / "tiny/data").symlink_to(prepared / "tiny/data")
@@ -195,12 +192,8 @@ def test_files_take_any_length_and_size(exported):
         assert str(ROOT).encode() not in (folder / name).read_bytes()
     assert written == about
     assert json.loads(session.get_modelmeta().custom_metadata_map["about"]) == about
-    assert (
-        about["test"]["video_top1"]
-        == runs.read_table(runs.Run(p.run_dir).metrics).video_top1.iloc[
-            -1 - (runs.read_table(runs.Run(p.run_dir).metrics).subset.iloc[-1] != "test")
-        ]
-    )
+    metrics = runs.read_table(runs.Run(p.run_dir).metrics)
+    assert about["test"]["video_top1"] == metrics[metrics.subset == "test"].video_top1.iloc[-1]
 
 
 @pytest.mark.slow
@@ -246,7 +239,7 @@ def test_script(exported, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("rate", [12.5, 40])
 def test_script_obeys_frame_rate_and_stride(exported, tmp_path, rate):
-    """It takes the frames that the store takes."""
+    """It takes the frames that the store takes, but for the last picture, which it takes once."""
     p, folder = exported
     program = torch.export.load(folder / "model.pt2")
     model, about = export.portable(p)
@@ -255,7 +248,10 @@ def test_script_obeys_frame_rate_and_stride(exported, tmp_path, rate):
     times = [round(1000 * i / 30) for i in range(50)]
     path = encode(tmp_path / "v.mkv", noise(50, 64, 96), times=times, rate=30, **INTRA)
     (line,) = classified(tmp_path / "model.pt2", path)
-    parts = frames_of(path, fps=rate)[::2].split(about["frames"])
+    stored = frames_of(path, fps=rate)
+    last = int(times[-1] / 1000 * rate + 0.5)
+    assert len(stored) - last in (1, 2)
+    parts = stored[: last + 1 : 2].split(about["frames"])
     parts = [part for i, part in enumerate(parts) if len(part) >= about["least"] or i == 0]
     expected = torch.stack([model(part) for part in parts]).mean(0).tolist()
     assert [line["probs"][name] for name in about["classes"]] == pytest.approx(expected, abs=1e-5)
@@ -274,8 +270,9 @@ def test_example_without_pytorch(exported, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["mean_teacher", "probe"])
-def test_notebook(project, method):
+@pytest.mark.parametrize(("method", "largest"), [("mean_teacher", 0.05), ("probe_motion", 0.5)])
+def test_notebook(project, method, largest):
+    """A layer fitted to two videos a class is the more sensitive to what JPEG does."""
     given = {"dataset": "tiny", "label_pct": 50, "method": method, "seed": 3}
     out = project / "outputs/export.ipynb"
     papermill.execute_notebook(project / "notebooks/train.ipynb", out, given, progress_bar=False)
@@ -284,7 +281,8 @@ def test_notebook(project, method):
     cells = nbformat.read(out, 4).cells
     text = "".join(o.get("text", "") for cell in cells for o in cell.get("outputs", []))
     videos, most = re.search(r"(\d+) videos: probabilities differ by ([\d.]+) at most", text).groups()
-    assert (int(videos), float(most) < 0.1) == (14, True)
+    assert int(videos) == 14
+    assert float(most) < largest
     assert float(re.search(r"model.onnx differs from model.pt2 by (\S+)", text)[1]) < 1e-4
     folder = project / f"outputs/tiny/export/{method}-50-seed3"
     assert {path.name for path in folder.iterdir()} == {
