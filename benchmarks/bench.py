@@ -25,7 +25,8 @@ from videossl_core.data import files, frames, pictures, pool
 from videossl_core.data.frames import FrameStore, StoreSettings
 from videossl_core.data.labels import Rows
 from videossl_core.devices import device
-from videossl_core.params import ROOT, Params
+from videossl_core.params import Params
+from videossl_core.paths import ROOT
 from videossl_core.sampling import read_clip
 from videossl_core.teacher import Classifier
 from videossl_lab import estimate, plots

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from videossl_core import params, prepare, probe
+from videossl_core import params, paths, prepare, probe
 from videossl_core.data import files
 from videossl_core.linear import Scale
 from videossl_core.progress import track
@@ -90,7 +90,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--outputs", type=Path)
     parser.add_argument("--orders", type=int, default=10)
     parser.add_argument("--labels", type=int, default=100)
-    parser.add_argument("--into", type=Path, default=params.ROOT / "outputs" / "bench")
+    parser.add_argument("--into", type=Path, default=paths.ROOT / "outputs" / "bench")
     args = parser.parse_args(words)
     plots.style()
     given = {name: getattr(args, name) for name in ("dataset", "root", "lists", "outputs")}

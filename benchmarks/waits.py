@@ -17,7 +17,7 @@ import pandas as pd
 
 from benchmarks.bench import machine
 from videossl_core.data import files, pool
-from videossl_core.params import ROOT
+from videossl_core.paths import ROOT
 from videossl_lab import estimate, page
 from videossl_lab.live import duration
 from videossl_lab.make_demo import WAITS

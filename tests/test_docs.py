@@ -9,7 +9,7 @@ import yaml
 
 from benchmarks import waits
 from videossl_core import params
-from videossl_core.params import ROOT
+from videossl_core.paths import ROOT
 from videossl_lab import execute, make_demo, notebook, page, results
 from videossl_lab.live import duration
 

@@ -12,7 +12,7 @@ from support.helpers import NETWORKS
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import baseline, bench
-from videossl_core import methods, models, params
+from videossl_core import methods, models, paths
 from videossl_core.data import datasets
 from videossl_core.params import Params
 from videossl_lab import estimate, execute, make_demo
@@ -84,7 +84,7 @@ def test_cost_is_proportional(monkeypatch):
 
 @pytest.fixture
 def published() -> dict:
-    return json.loads((params.ROOT / "outputs/reference/bench/bench.json").read_text())
+    return json.loads((paths.ROOT / "outputs/reference/bench/bench.json").read_text())
 
 
 def test_published_costs(monkeypatch, published):
@@ -137,7 +137,7 @@ def test_baseline_reads_consecutive_frames(tmp_path):
 
 def test_demo_scales_with_the_machine(tmp_path, monkeypatch):
     """Half the matrix rate, twice the wait; a data set without published times has no estimate."""
-    monkeypatch.setattr(params, "ROOT", tmp_path)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
     published = tmp_path / "outputs/reference/demo/waits.csv"
     published.parent.mkdir(parents=True)
     published.write_text("step,seconds,gflops\n1_data_prep,30,100\n2_train,40,200\n")

@@ -19,7 +19,7 @@ from support.videos import INTRA, encode, marked, noise
 
 from videossl_core import export, params, prepare, runs, training
 from videossl_core.data import codec, files
-from videossl_core.params import ROOT
+from videossl_core.paths import ROOT
 
 SCRIPT = ROOT / "videossl_lab/classify.py"
 # Runs a file where these modules cannot be imported, neither from the folder nor from the environment.

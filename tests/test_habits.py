@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from videossl_core import runs
-from videossl_core.params import ROOT
+from videossl_core.paths import ROOT
 
 BIN = Path(sys.executable).parent
 PACKAGES = ("videossl_core", "videossl_lab", "benchmarks")

@@ -15,7 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from videossl_core.params import ROOT
+from videossl_core.paths import ROOT
 
 INDEX = "https://download.pytorch.org/whl/cpu"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -174,7 +174,10 @@ def installed(tmp_path):
 def printed() -> str:
     """The example of docs/installing.md, and what became of it."""
     example = re.search(r"```python\n(.*?)```", (ROOT / "docs/installing.md").read_text(), re.S)[1]
-    return example + "\nprint(params.__file__, params.ROOT, p.root, p.outputs, sep='|')"
+    return (
+        example
+        + "\nfrom videossl_core import paths\nprint(params.__file__, paths.ROOT, p.root, p.outputs, sep='|')"
+    )
 
 
 def test_library_starts_in_the_current_folder(installed, tmp_path):

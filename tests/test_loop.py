@@ -8,7 +8,7 @@ import torch
 from support.helpers import same, slow_after
 
 from videossl_core import devices, prepare, training
-from videossl_core.params import ROOT
+from videossl_core.paths import ROOT
 
 UNUSED = {
     "videossl": [],

@@ -23,7 +23,7 @@ from support.helpers import record, same, tree
 
 from videossl_core import runs, training
 from videossl_core.methods import METHODS
-from videossl_core.params import ROOT
+from videossl_core.paths import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PAPERMILL = Path(sys.executable).with_name("papermill")

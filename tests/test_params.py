@@ -13,9 +13,10 @@ import pytest
 import yaml
 from papermill.inspection import inspect_notebook
 
-from videossl_core import __main__, image_classifiers, methods, models, params, predict
+from videossl_core import __main__, image_classifiers, methods, models, params, paths, predict
 from videossl_core.data import sources, splits
-from videossl_core.params import ROOT, ParameterError, Params, WhichRun
+from videossl_core.params import ParameterError, Params, WhichRun
+from videossl_core.paths import ROOT
 from videossl_lab import notebook
 from videossl_lab.notebook import FigureParams
 
@@ -37,7 +38,7 @@ def test_ground_floor():
     code = (
         "import sys; from videossl_core import params\n"
         "ours = {m for m in sys.modules if m.startswith('videossl_core.')}\n"
-        "assert ours == {'videossl_core.params'}, ours\n"
+        "assert ours == {'videossl_core.params', 'videossl_core.paths'}, ours\n"
         "heavy = {'torch', 'torchvision', 'pandas', 'numpy', 'IPython'} & sys.modules.keys()\n"
         "assert not heavy, heavy"
     )
@@ -116,7 +117,7 @@ def test_defaults_are_the_papers():
 
 def test_precedence_of_files(tmp_path, monkeypatch):
     (tmp_path / "params").mkdir()
-    monkeypatch.setattr(params, "ROOT", tmp_path)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
     (tmp_path / "params/one.yaml").write_text("source: demo\nlr: 0.5\nsteps: 7\n")
     (tmp_path / "params/two.yaml").write_text("base: one\nsteps: 8\n")
     p = params.load(dataset="two", T=3.0, delta=None)
@@ -152,7 +153,7 @@ def stands(tmp_path, monkeypatch):
     (project / "params").mkdir(parents=True)
     (project / "notebooks").mkdir()
     user.mkdir()
-    monkeypatch.setattr(params, "ROOT", project)
+    monkeypatch.setattr(paths, "ROOT", project)
     monkeypatch.chdir(user)
     return project, user
 

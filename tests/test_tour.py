@@ -14,7 +14,7 @@ import torch
 from test_notebooks import check_pictures, outputs, pictures, shown
 
 from videossl_core import models, params
-from videossl_core.params import ROOT
+from videossl_core.paths import ROOT
 from videossl_lab import charts, notebook, tour
 
 CLASSES = ["clock_rises", "clock_falls", "daisy_rises"]

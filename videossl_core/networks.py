@@ -12,7 +12,8 @@ from torch import Tensor
 
 from videossl_core import methods, models, teacher
 from videossl_core.data import files
-from videossl_core.params import InitName, ParameterError, Params, TorchvisionName, nearest, places
+from videossl_core.params import InitName, ParameterError, Params, TorchvisionName, nearest
+from videossl_core.paths import places
 
 
 def build_network(p: Params, classes: int) -> models.VideoNet:

@@ -1,14 +1,12 @@
 """All parameters of a run, and how it gets them: defaults, ``params/<dataset>.yaml``, then what is given.
 
-It imports nothing of the project, neither torch nor pandas: a misspelt parameter is refused in a moment.
+It imports neither torch nor pandas: a misspelt parameter is refused in a moment.
 """
 
 import difflib
 import json
-import os
 import re
 import reprlib
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
@@ -16,11 +14,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-ROOT = Path(__file__).resolve().parents[1]
-"""The project folder, where the relative paths of defaults and of ``params/*.yaml`` start."""
-if not (ROOT / "params/demo.yaml").exists():  # after a plain `pip install .`: where it is used
-    _above = [Path.cwd(), *Path.cwd().parents]
-    ROOT = next((folder for folder in _above if (folder / "params/demo.yaml").exists()), _above[0])
+from videossl_core import paths
 
 # The rows of the tables that these names choose from; test_params.py compares them.
 PaperMethod = Literal["supervised", "pseudo_label", "mean_teacher", "sd", "mt_sd", "s4l", "videossl"]
@@ -45,43 +39,13 @@ def nearest(name: object, known: Iterable[str]) -> str:
     return f"; did you mean {match[0]!r}?" if match else ""
 
 
-def clean_name(name: str) -> str:
-    """As names of classes are compared: without spaces around, and with letters and their accents composed
-    (macOS takes them apart in names of files)."""
-    return unicodedata.normalize("NFC", name).strip()
-
-
 def comma_list(value: Any) -> Any:
     """Names from "a,b", ["a", "b"], or the number that papermill makes of a name like 7."""
     if isinstance(value, str | int | float):
         value = str(value).split(",")
     if isinstance(value, list | tuple):
-        value = [name for part in value if (name := clean_name(str(part)))]
+        value = [name for part in value if (name := paths.clean_name(str(part)))]
     return value
-
-
-def _on_disk(path: Path) -> Path:
-    """The path as the disk spells its accents, of which ``clean_name`` speaks."""
-    if str(path).isascii() or path.exists():
-        return path
-    parent = _on_disk(path.parent)
-    names = os.listdir(parent) if parent.is_dir() else []
-    return parent / next((name for name in names if clean_name(name) == clean_name(path.name)), path.name)
-
-
-def from_here(path: str | Path) -> Path:
-    """A path as the user gives it: relative ones are looked for where he stands, then in the project; a new
-    file goes where its folder is. papermill starts a kernel in the folder of the shell or of ``--cwd``."""
-    here, project = (_on_disk(start / Path(path).expanduser()) for start in (Path.cwd(), ROOT))
-    if here.exists() or project.exists():
-        return here if here.exists() else project
-    # JupyterLab starts a kernel beside the notebooks: what lies there is found, but nothing is written there
-    return here if here.parent.is_dir() and Path.cwd() != ROOT / "notebooks" else project
-
-
-def places() -> str:
-    """For the message that a path leads nowhere."""
-    return f"a relative path starts in {', or else in '.join(dict.fromkeys(map(str, (Path.cwd(), ROOT))))}"
 
 
 def _teacher(name: str) -> str:
@@ -92,7 +56,7 @@ def _teacher(name: str) -> str:
     return name
 
 
-ProjectPath = Annotated[Path, AfterValidator(lambda path: _on_disk((ROOT / path.expanduser()).resolve()))]
+ProjectPath = Annotated[Path, AfterValidator(paths.in_project)]
 AnyTeacher = Annotated[str, AfterValidator(_teacher)]
 Names = Annotated[list[str], BeforeValidator(comma_list)]  # "a,b" or ["a", "b"]
 
@@ -328,12 +292,14 @@ def load(model: type[AnyParams] = Params, /, **given) -> AnyParams:  # type: ign
         values |= _read_file(_base(given.pop("base"), "the parameters"))
     dataset = given.get("dataset", model.model_fields["dataset"].default)
     if isinstance(dataset, str) and PurePath(dataset).name == dataset:
-        values |= _read_file(ROOT / "params" / f"{dataset}.yaml")
+        values |= _read_file(paths.ROOT / "params" / f"{dataset}.yaml")
     p = check(model, {k: v for k, v in values.items() if k in model.model_fields} | given, "the parameters")
     if isinstance(p, Params) and p.source is None:  # a misspelt data set must not train on something else
         what = f"there is no params/{p.dataset}.yaml{nearest(p.dataset, _datasets())}"
         if not _datasets():
-            what = f"{ROOT} has no params/*.yaml: clone the project, pip install -e . in it and work there"
+            what = (
+                f"{paths.ROOT} has no params/*.yaml: clone the project, pip install -e . in it and work there"
+            )
         raise ParameterError(f"dataset = {p.dataset!r}: {what}; for your own videos give source and root too")
     return p
 
@@ -346,7 +312,7 @@ def _as_meant(model: type[BaseModel], name: str, value: Any) -> Any:
     is_path = "Path" in str(kind)
     if isinstance(value, int | float) and (kind is str or is_path):
         value = str(value)
-    return from_here(value) if is_path and isinstance(value, str | Path) else value
+    return paths.from_here(value) if is_path and isinstance(value, str | Path) else value
 
 
 def _read_file(path: Path, seen: tuple[Path, ...] = ()) -> dict:
@@ -367,14 +333,14 @@ def _read_file(path: Path, seen: tuple[Path, ...] = ()) -> dict:
 
 
 def _base(name: Any, where: str) -> Path:
-    path = ROOT / "params" / f"{name}.yaml"
+    path = paths.ROOT / "params" / f"{name}.yaml"
     if not isinstance(name, str) or PurePath(name).name != name or not path.exists():
         raise ParameterError(f"{where}: base = {name!r}: there is no {path}{nearest(name, _datasets())}")
     return path
 
 
 def _datasets() -> list[str]:
-    return [path.stem for path in (ROOT / "params").glob("*.yaml")]
+    return [path.stem for path in (paths.ROOT / "params").glob("*.yaml")]
 
 
 def _check_names(names: Iterable, known: Iterable[str], where: str) -> None:

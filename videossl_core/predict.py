@@ -10,7 +10,8 @@ from videossl_core import prepare, runs, training
 from videossl_core.batches import EvalClips
 from videossl_core.data import datasets, files
 from videossl_core.data.frames import FrameStore
-from videossl_core.params import ParameterError, Params, places
+from videossl_core.params import ParameterError, Params
+from videossl_core.paths import places
 
 COLUMNS = ["video", "predicted", "confidence", "margin", "disagreement", "clips", "reason"]
 

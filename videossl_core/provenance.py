@@ -8,7 +8,7 @@ from importlib import metadata
 import torch
 
 from videossl_core.data import pool
-from videossl_core.params import ROOT
+from videossl_core.paths import ROOT
 
 
 def now() -> str:

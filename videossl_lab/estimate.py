@@ -15,7 +15,8 @@ from videossl_core.data import codec, datasets
 from videossl_core.image_classifiers import row_of
 from videossl_core.methods import METHODS
 from videossl_core.needs import NEEDS
-from videossl_core.params import ROOT, Params
+from videossl_core.params import Params
+from videossl_core.paths import ROOT
 from videossl_core.teacher import Classifier
 
 

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from nbclient.exceptions import DeadKernelError
 
 from videossl_core.data import files
-from videossl_core.params import ROOT
+from videossl_core.paths import ROOT
 
 START_SECONDS = 600
 """How long a kernel may take to start: minutes, where many load from one file system."""

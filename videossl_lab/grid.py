@@ -8,7 +8,8 @@ from pathlib import Path
 import yaml
 
 from videossl_core import params
-from videossl_core.params import ROOT, ParameterError
+from videossl_core.params import ParameterError
+from videossl_core.paths import ROOT
 from videossl_lab import estimate, paper, results
 from videossl_lab.execute import parse
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from papermill.exceptions import PapermillExecutionError
 
-from videossl_core import params
+from videossl_core import params, paths
 from videossl_core.data import files
 from videossl_core.methods import METHODS
 from videossl_lab import estimate, report, results
@@ -35,7 +35,7 @@ def notebooks(p: params.Params) -> dict[str, tuple[str, dict]]:
 
 def expected(dataset: str, rate: float) -> pd.Series:
     """Seconds of each step on a machine of this matrix rate, by the published ones; empty where none are."""
-    published = params.ROOT / "outputs" / "reference" / dataset / WAITS
+    published = paths.ROOT / "outputs" / "reference" / dataset / WAITS
     if not published.exists():
         return pd.Series(dtype=float)
     waits = pd.read_csv(published, index_col="step")

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from videossl_core.methods import METHODS
-from videossl_core.params import ROOT
+from videossl_core.paths import ROOT
 from videossl_lab import plots
 
 COLUMN = 3.35  # width of a column of a two-column paper, inches

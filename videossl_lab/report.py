@@ -7,7 +7,7 @@ from pathlib import Path
 from nbconvert import HTMLExporter
 
 from videossl_core.data import files
-from videossl_core.params import ROOT
+from videossl_core.paths import ROOT
 from videossl_lab import results
 from videossl_lab.execute import execute
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from videossl_core import params
+from videossl_core import params, paths
 from videossl_core.data import demo, files
 from videossl_core.methods import METHODS
 from videossl_core.runs import NAMES, Run, RunError, read_table
 from videossl_lab.notebook import FigureParams
 
-FOLDER = params.ROOT / "outputs" / "reference"
+FOLDER = paths.ROOT / "outputs" / "reference"
 """For each data set results.csv with a row a run and, of the same runs, answers.csv and classes.csv."""
 
 RESULTS = [

@@ -14,12 +14,12 @@ from PIL import Image
 from support import server
 from support.helpers import TINY, project_copy
 
-from videossl_core import params, training
+from videossl_core import params, paths, training
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 OFF = ("gpu", "quic", "background-networking", "component-update", "sync")
 FLAGS = ["--no-first-run", *(f"--disable-{name}" for name in OFF)]
-SCREENS = params.ROOT / "outputs" / "screens"
+SCREENS = paths.ROOT / "outputs" / "screens"
 
 
 @pytest.fixture(scope="session")

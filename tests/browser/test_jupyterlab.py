@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from videossl_core.params import ROOT
+from videossl_core.paths import ROOT
 
 pytestmark = pytest.mark.browser
 OWN = {"annotate", "qualitative", "tour"}  # run by a test of their own

@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from support import kernels
 from support.helpers import TINY, project_copy
-from videossl_core import params, prepare
+from videossl_core import params, paths, prepare
 
 torch.set_num_threads(1)
 
@@ -62,7 +62,7 @@ def tiny(prepared, tmp_path):
 @pytest.fixture(scope="session")
 def published_lists() -> Path:
     """Folder with the official and the authors' lists, where the machine has them."""
-    beside = [params.ROOT / "data", params.ROOT.parent / "shared/data/splits"]
+    beside = [paths.ROOT / "data", paths.ROOT.parent / "shared/data/splits"]
     for folder in filter(None, [os.environ.get("VIDEOSSL_LISTS"), *beside]):
         if (Path(folder) / "ucfTrainTestlist").is_dir():
             return Path(folder)

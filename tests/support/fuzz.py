@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from support import damage, helpers
 from support.videos import INTRA, encode, marked, trimmed, with_sound, with_thumbnail
-from videossl_core import params, runs
+from videossl_core import params, paths, runs
 from videossl_core.data import datasets, splits
 from videossl_core.data.frames import FrameStore, StoreSettings
 
@@ -350,7 +350,7 @@ def lists(n: int, folder: Path) -> list[str]:
 
 def parameter_files(n: int, folder: Path) -> list[str]:
     """Load n mutated parameter files: ParameterError, or parameters whose runs stay in their folder."""
-    originals = {path.stem: path.read_bytes() for path in (params.ROOT / "params").glob("*.yaml")}
+    originals = {path.stem: path.read_bytes() for path in (paths.ROOT / "params").glob("*.yaml")}
     everything = params.Params(source="demo").model_dump(mode="json", exclude_none=True, exclude={"dataset"})
     originals["everything"] = "".join(f"{k}: {v}\n" for k, v in everything.items()).encode()
     (folder / "params").mkdir(parents=True)
@@ -381,7 +381,7 @@ def parameter_files(n: int, folder: Path) -> list[str]:
         assert p.source is not None
         p.model_dump_json()
 
-    root, params.ROOT = params.ROOT, folder
+    root, paths.ROOT = paths.ROOT, folder
     try:
         before = helpers.tree(folder)
         wrong = failures(n, st.tuples(st.sampled_from(sorted(originals)), edits, given | st.just({})), check)
@@ -389,7 +389,7 @@ def parameter_files(n: int, folder: Path) -> list[str]:
         if helpers.tree(folder) != before or Path("pwned").exists():
             wrong.append("reading parameters has written something")
     finally:
-        params.ROOT = root
+        paths.ROOT = root
     if n > 500 and min(counts) < n // 20:
         wrong.append(f"these mutants prove little (read, refused): {counts}")
     return wrong

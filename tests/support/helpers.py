@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from support import workers
-from videossl_core import batches, methods, params, prepare, runs, teacher, training
+from videossl_core import batches, methods, params, paths, prepare, runs, teacher, training
 from videossl_core.data import codec, frames
 
 TINY = {
@@ -106,9 +106,9 @@ def project_copy(root: Path, prepared: Path) -> Path:
     """A copy of the project whose params/ knows the tiny data set, and whose demo is that too."""
     names = "notebooks params videossl_core videossl_lab pyproject.toml Snakefile Makefile"
     names += " outputs/reference/bench outputs/reference/demo"
-    for source in (params.ROOT / name for name in names.split()):
+    for source in (paths.ROOT / name for name in names.split()):
         copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, root / source.relative_to(params.ROOT))
+        copy(source, root / source.relative_to(paths.ROOT))
     values = {name: value for name, value in TINY.items() if name != "dataset"}
     for name in ("tiny", "demo"):  # demo is what a bare command uses
         (root / f"params/{name}.yaml").write_text(yaml.safe_dump(values))

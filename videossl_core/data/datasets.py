@@ -10,7 +10,8 @@ import pandas as pd
 from videossl_core.data import files, folders
 from videossl_core.data.folders import DatasetError, videos_below
 from videossl_core.data.sources import SOURCES, alphabetical, open_root
-from videossl_core.params import Params, clean_name, comma_list
+from videossl_core.params import Params, comma_list
+from videossl_core.paths import clean_name
 
 __all__ = ["SOURCES", "DatasetError", "alphabetical", "open_root", "videos_below"]
 

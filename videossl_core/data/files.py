@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from videossl_core.params import places
+from videossl_core.paths import places
 
 _PARTIAL = ".partial-"
 

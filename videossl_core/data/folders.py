@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from videossl_core.params import clean_name
+from videossl_core.paths import clean_name
 
 _SUFFIXES = (
     "264 265 360 3g2 3gp 3gpp asf avc avi dav dif divx dv dvr-ms evo f4v flv gif gxf h264 h265 hevc insv ivf "

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from videossl_core.data import files
-from videossl_core.params import clean_name, nearest
+from videossl_core.params import nearest
+from videossl_core.paths import clean_name
 
 COLUMNS = ["video", "label", "split"]
 

@@ -15,7 +15,8 @@ import pandas as pd
 from videossl_core.data import demo, files, labels
 from videossl_core.data.files import read_lines
 from videossl_core.data.folders import DatasetError, Rows, arrange, split_of, videos_below
-from videossl_core.params import Params, places
+from videossl_core.params import Params
+from videossl_core.paths import places
 
 
 class Listing(NamedTuple):

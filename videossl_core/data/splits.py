@@ -11,7 +11,8 @@ import pandas as pd
 
 from videossl_core.data import files
 from videossl_core.data.datasets import Index
-from videossl_core.params import Params, clean_name
+from videossl_core.params import Params
+from videossl_core.paths import clean_name
 
 
 class Stream(IntEnum):
