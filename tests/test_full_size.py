@@ -4,7 +4,7 @@ Real: the official lists of UCF101 and HMDB51, the authors' label lists, the par
 crop, papermill, torchrun and make. Linked: every listed video is one of four grey clips of 24 frames, which
 are rendered here, decoded and seen by the teacher once. Kinetics has the 144,952 names of the authors' lists
 at hand. Weights lie where a download would have put them, and are random. Added to each command: one step of
-eight clips; and it is interrupted when it evaluates all test videos.
+eight clips in fp32 (``auto`` first checks bf16); it is interrupted when it evaluates all test videos.
 """
 
 import json
@@ -34,7 +34,7 @@ PLACES = {  # what the commands call a folder, and where the parameter files exp
     "<the authors' lists>": "data/videossl/ucf101",
 }
 TRAIN = "papermill notebooks/train.ipynb outputs/train.ipynb"
-STEPS = "-p steps 1 -p batch_size 8"
+STEPS = "-p steps 1 -p batch_size 8 -p precision fp32"
 ROLES = {  # of a data set, its pool, its classes and the share of labels: labelled, unlabelled, test videos
     ("ucf101", "videossl", 101, 5): (476, 9061, 3783),
     ("ucf101", "videossl", 101, 10): (953, 8584, 3783),
