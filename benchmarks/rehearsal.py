@@ -80,7 +80,9 @@ def run_until(done: Callable[[], object], command: str, cwd: Path, **env: str) -
     peak, end = 0.0, time.monotonic() + 3600
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | env
     with tempfile.TemporaryFile("w+") as log:
+        was = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
         process = psutil.Popen(shlex.split(command), cwd=cwd, env=env, stdout=log, stderr=log)
+        signal.signal(signal.SIGINT, was)
         while process.poll() is None and not done() and time.monotonic() < end:
             with suppress(psutil.NoSuchProcess):
                 family = [process, *process.children(recursive=True)]

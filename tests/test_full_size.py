@@ -60,7 +60,7 @@ PORT = str(20_000 + os.getpid() % 20_000)  # of torchrun
 
 
 @pytest.fixture(scope="module")
-def full_size(lab, published_lists):
+def full_size(published_lists, lab):
     """A copy of the project that has all videos below data/, and their frames and targets below outputs/."""
     data, downloads = lab / "data", lab / "torch/hub/checkpoints"
     for folder in (data, downloads):

@@ -78,7 +78,8 @@ def macs(p: Params, classes: int = 101) -> float:
 
 
 def memory(p: Params, classes: int = 101) -> float:
-    """Gigabytes that a training takes: what the backward pass needs of all clips, and of the extra views.
+    """Gigabytes that a training takes: what the backward pass needs of all clips and extra views, and the
+    weights, their gradients and momentum.
 
     Half precision saves an eighth of it at most, which is not counted: batch norms keep fp32.
     """
@@ -87,7 +88,7 @@ def memory(p: Params, classes: int = 101) -> float:
         return LIBRARIES
     _, of_clip, weights = _one_clip(p, classes)
     views = sum(NEEDS[name].passes(p) for name in method.needs if NEEDS[name].views)
-    return LIBRARIES + (p.batch_size * (1 + views) * of_clip + 3 * weights) / 1e9  # gradients, momentum
+    return LIBRARIES + (p.batch_size * (1 + views) * of_clip + 3 * weights) / 1e9
 
 
 def _one_clip(p: Params, classes: int) -> tuple[float, float, float]:
