@@ -69,7 +69,7 @@ waits: .venv/ready  ## what a newcomer waits for, measured in a fresh clone, int
 grid: export GIVEN := $(GIVEN)  # by the environment, and with a space behind it: its quotes stay as they are
 grid: .venv/ready  ## the paper's grid, or a declared one (DATASET= or GRID=, REST=1, METHODS= FRACTIONS= SEEDS= GIVEN= GPUS= ARGS=--dry-run)
 	$(BIN)/python -m snakemake --cores all --resources gpu=$(GPUS) --keep-going --rerun-incomplete $(ARGS) \
-	    --config dataset=$(DATASET) grid=$(GRID) methods=$(METHODS) fractions=$(FRACTIONS) seeds=$(SEEDS) rest=$(REST) "given=$$GIVEN "
+	    --config dataset=$(DATASET) grid=$(GRID) methods=$(METHODS) fractions=$(FRACTIONS) seeds=$(SEEDS) rest=$(REST) "given=$(if $(strip $(GIVEN)),$$GIVEN )"
 
 lint: .venv/ready  ## style, notebooks without outputs, who imports whom, types of the core
 	$(BIN)/ruff check .

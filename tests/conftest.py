@@ -9,6 +9,7 @@ import pytest
 
 # Files whose tests take longest begin, so that at the end no processor waits for the other's.
 LONGEST = [
+    "test_full_size",
     "test_notebooks",
     "test_faults",
     "test_grid",
