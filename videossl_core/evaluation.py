@@ -10,6 +10,7 @@ from torch import nn
 
 from videossl_core.batches import EvalClips, loader, prefetch
 from videossl_core.data.frames import FrameStore
+from videossl_core.devices import enough_memory
 from videossl_core.distributed import Ranks
 from videossl_core.models import folded
 from videossl_core.params import Params
@@ -80,6 +81,7 @@ def predict(
 
     Raises:
         FloatingPointError: names the video whose prediction is not finite.
+        MemoryError: the device's memory is too small for ``batch_size``.
     """
     ranks = ranks or Ranks()
     mine = np.arange(len(rows))[ranks.rank :: ranks.count]
@@ -89,7 +91,9 @@ def predict(
     batches = loader(clips, p, device)
     network = folded(network)
     for pixels, video, centre in track(prefetch(batches), len(batches), "evaluating"):
-        probs = network(pixels.to(device, non_blocking=True))["classes"].cpu().double().softmax(-1).numpy()
+        with enough_memory(p):
+            logits = network(pixels.to(device, non_blocking=True))["classes"].cpu()
+        probs = logits.double().softmax(-1).numpy()
         if not np.isfinite(probs).all():
             bad = clips.videos[int(video[~np.isfinite(probs).all(1)][0])]
             raise FloatingPointError(f"{bad}: the network's prediction is not finite")
