@@ -369,7 +369,7 @@ def test_file_system_without_locks(tmp_path, monkeypatch, code):
 
     monkeypatch.setattr(fcntl, "flock", flock)
     for lock in (files.locked(tmp_path / "shared"), execute.one_gpu(tmp_path / "shared")):
-        monkeypatch.setattr(execute, "gpus", lambda: 2)
+        monkeypatch.setattr(execute, "gpus", lambda: ["0", "1"])
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         with pytest.raises(
             OSError, match=r"no locks .*take outputs elsewhere.* -o flock.*/shared/"

@@ -62,9 +62,9 @@ def enough_memory(p: Params) -> Iterator[None]:
         if not any(words in str(error) for words in ("out of memory", "ALLOC_FAILED")):  # PyTorch, cuBLAS
             raise
         raise MemoryError(
-            f"batch_size = {p.batch_size}: the device has too little free memory for so many clips. Take fewer, "
-            "or free some and start the same command again: the last checkpoint stays. A finished run can be "
-            "evaluated with device = 'cpu'"
+            f"batch_size = {p.batch_size}: the device has too little free memory for so many clips. Take "
+            "fewer, or free some and start the same command again: the last checkpoint stays. A finished run "
+            "can be evaluated with device = 'cpu'"
         ) from error
 
 

@@ -150,7 +150,6 @@ class OpenRun(Run):
         Raises:
             RunError: the split, classes, videos or teacher are not those that the run started with.
             FloatingPointError: a loss, gradient or weight is not finite; the last good checkpoint stays.
-            MemoryError: the device's memory is too small for ``batch_size``; the last checkpoint stays.
         """
         self.rows = self._record(trainer)
         return self.rows
