@@ -5,6 +5,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -350,6 +351,17 @@ def test_unusable_gpu_is_named_before_the_work(tiny, tmp_path, old_driver, monke
         assert devices.device(tiny()) == "cpu"
     assert len(said) == 1
     assert devices.device(tiny(device="cpu")) == "cpu"
+
+
+@pytest.mark.slow
+def test_gpu_tests_without_a_gpu():
+    """One sentence, and no failure."""
+    command = [sys.executable, "-m", "pytest", "tests/gpu"]
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=params.ROOT, capture_output=True, text=True, env=env)
+    assert done.returncode == 0
+    assert done.stdout == ""
+    assert re.fullmatch(r"Exit: no GPU that PyTorch can use here: nothing was tested\..*\n", done.stderr)
 
 
 def test_no_gpu_is_no_news(tiny, monkeypatch):
