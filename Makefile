@@ -10,7 +10,7 @@ STRIP := $(BIN)/nbstripout --extra-keys "metadata.papermill cell.metadata.paperm
 
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-fast test-browser report lab proofs fuzz bench waits grid lint tidy lock clean
+.PHONY: help setup demo test test-fast test-browser test-gpu report lab proofs fuzz bench waits grid lint tidy lock clean
 .DEFAULT_GOAL := help
 
 help:           ## list the targets
@@ -53,6 +53,9 @@ test-fast: .venv/ready  ## the tests that take seconds, without those that kill 
 
 test-browser: .venv/ready  ## each notebook run in JupyterLab by a real Chromium (CHROMIUM=<path>)
 	$(BIN)/python -m pytest tests/browser
+
+test-gpu: .venv/ready  ## training on a GPU compared with the CPU (ARGS="--device cpu" tries the tests without one)
+	$(BIN)/python -m pytest tests/gpu $(ARGS)
 
 proofs: .venv/ready  ## fault injection, random faults 25 times: docs/reliability.md
 	$(BIN)/python -m pytest tests/test_faults.py --times 25

@@ -62,8 +62,8 @@ rule figures:
 
 
 onerror:
-    print("These cells failed; the notebook shows why. The same command tries them again:")
-    for name, notebook in grid.failed():
-        print(f"  {name:<40} {notebook}")
+    print("These cells failed; the notebook shows where. The same command tries them again:")
+    for name, notebook, error in grid.failed():
+        print(f"  {name:<40} {notebook}\n    {error}")
     if any((folder / f"evaluate-{name}.done").exists() for name in cells):  # the figures of what there is
         shell(f"{run} paper_figures {shlex.quote(str(folder / 'paper_figures.ipynb'))} {grid.figures}")

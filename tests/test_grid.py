@@ -6,21 +6,25 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 
+import nbformat
 import pandas as pd
 import pytest
+import torch
 from support.helpers import project_copy
 
 from videossl_core import params, runs
 from videossl_lab import execute, grid, results
 
-CONFIG = ["dataset=tiny", "methods=supervised,sd"]
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
 
 
-def snakemake(project, *words, fractions="30", seeds="1,2"):
+def snakemake(project, *words, fractions="30", seeds="1,2", methods="supervised,sd", gpus=""):
     command = [sys.executable, "-m", "snakemake", "--cores", "2", "--resources", "gpu=2", "--keep-going"]
-    command += [*words, "--nolock", "--config", *CONFIG, f"fractions={fractions}", f"seeds={seeds}"]
-    env = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    command += [*words, "--nolock", "--config", "dataset=tiny"]
+    command += [f"methods={methods}", f"fractions={fractions}", f"seeds={seeds}"]
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": gpus}
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=900, env=env)
     return done.returncode, done.stdout + done.stderr
 
@@ -43,10 +47,9 @@ def test_failing_cell(project):
     code, text = snakemake(project)
     assert code != 0
     assert "These cells failed" in text
-    listed = re.findall(r"^  (train|evaluate) (\S+) +(\S+)$", text, re.M)
+    listed = re.findall(r"^  (train|evaluate) (\S+) +(\S+)\n    (RunError): .*other parameters", text, re.M)
     notebook = outputs / "tiny/grid/train-sd-30-seed1.ipynb"
-    assert listed == [("train", "sd-30-seed1", str(notebook))]
-    assert "RunError" in notebook.read_text()
+    assert listed == [("train", "sd-30-seed1", str(notebook), "RunError")]
     finished = results.find(outputs, "tiny")
     cells = set(zip(finished.method, finished.label_pct, finished.seed, strict=True))
     wanted = set(itertools.product(["supervised", "sd"], [30], [1, 2]))
@@ -128,20 +131,136 @@ def test_hours_per_method():
     assert hours("s4l") == pytest.approx(4 * hours("supervised"), rel=0.01)
 
 
-def test_own_gpu_per_cell(tmp_path, monkeypatch):
-    monkeypatch.setattr(execute, "gpus", lambda: 2)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    taken = []
-    with execute.one_gpu(tmp_path):
-        taken.append(os.environ.pop("CUDA_VISIBLE_DEVICES"))  # the next cell is another process
-        with execute.one_gpu(tmp_path):
-            taken.append(os.environ.pop("CUDA_VISIBLE_DEVICES"))
-            with pytest.raises(RuntimeError, match="all 2 GPUs of this machine are taken"):
-                execute.one_gpu(tmp_path).__enter__()
-    assert taken == ["0", "1"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")  # a scheduler has chosen
-    with execute.one_gpu(tmp_path):
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
+@pytest.fixture
+def four_gpus(monkeypatch):
+    """Fake ones, of which those in the set that it gives are lost; whoever waits for one is an error."""
+    lost = set()
+
+    def wait(seconds):
+        raise TimeoutError
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(execute, "works", lambda gpu: gpu not in lost)
+    monkeypatch.setattr(execute.time, "sleep", wait)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # is put back after the test, whatever cells set
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    return lost
+
+
+def begin(stack, folder, given=None) -> str:
+    """The GPU of a cell that starts now, while those that started before still run."""
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # that of the cell before, which is another process
+    if given is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = given
+    stack.enter_context(execute.one_gpu(folder))
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def test_own_gpu_per_cell(tmp_path, four_gpus, monkeypatch):
+    with ExitStack() as first, ExitStack() as others:
+        assert begin(first, tmp_path) == "0"
+        assert [begin(others, tmp_path) for _ in range(3)] == ["1", "2", "3"]
+        monkeypatch.setattr(execute.time, "sleep", lambda seconds: first.close())
+        assert begin(others, tmp_path) == "0"  # it waited until the first cell was done
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "taken"),
+    [
+        ("2,5", 2, ["2", "5"]),
+        ("GPU-8932f937, MIG-GPU-b8ea3855/1/0", 2, ["GPU-8932f937", "MIG-GPU-b8ea3855/1/0"]),
+        ("3,1,-1,0", 2, ["3", "1"]),  # PyTorch counts those before the first that is not a GPU
+        ("7", 1, ["7", "7"]),  # a scheduler has chosen: nothing is handed out
+        ("", 0, ["", ""]),
+        ("-1", 0, ["-1", "-1"]),
+    ],
+)
+def test_visible_gpus_are_respected(tmp_path, four_gpus, monkeypatch, given, count, taken):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with ExitStack() as cells:
+        assert [begin(cells, tmp_path, given) for _ in taken] == taken
+
+
+def test_lost_gpu_is_left_out(tmp_path, four_gpus, capsys, monkeypatch):
+    four_gpus |= {"0", "2"}
+    with ExitStack() as cells:
+        assert [begin(cells, tmp_path) for _ in range(2)] == ["1", "3"]
+        assert "GPU 0 does not work and is left out" in capsys.readouterr().out
+        with pytest.raises(TimeoutError):  # for one of the two, not an error that costs a cell
+            begin(cells, tmp_path)
+    four_gpus |= {"1", "3"}
+    monkeypatch.setattr(execute.time, "sleep", lambda seconds: None)
+    with pytest.raises(RuntimeError, match="no GPU of this machine works"):
+        begin(ExitStack(), tmp_path)
+    four_gpus.clear()
+    with ExitStack() as cells:
+        assert begin(cells, tmp_path) == "0"
+
+
+@pytest.mark.slow
+def test_gpu_that_is_not_there_does_not_work(monkeypatch):
+    assert not execute.works("")
+    monkeypatch.setattr(execute, "START_SECONDS", 0.01)  # nor one that never answers
+    assert not execute.works("")
+
+
+FAKE_GPUS = """
+import pathlib, sys, types
+
+def ones(*size, device):
+    import os
+    assert not pathlib.Path(os.environ["CUDA_VISIBLE_DEVICES"] + ".lost").exists()
+    return types.SimpleNamespace(item=lambda: 1)
+
+if "videossl_lab.execute" in sys.orig_argv or "torch.ones" in sys.orig_argv[-1]:
+    cuda = types.SimpleNamespace(device_count=lambda: 2)
+    sys.modules["torch"] = types.SimpleNamespace(cuda=cuda, ones=ones)
+"""
+FAKE_TRAINING = """
+import os, pathlib, time
+gpu = os.environ["CUDA_VISIBLE_DEVICES"]
+with open("taken.csv", "a") as f:
+    f.write(f"{seed},{gpu}\\n")
+time.sleep(1)
+if seed == 0:
+    pathlib.Path(gpu + ".lost").touch()
+    raise RuntimeError("CUDA error: unspecified launch failure\\nKernel errors might be reported later")
+if seed == 1:
+    raise MemoryError("batch_size = 128: the device has too little free memory")
+if seed == 2:
+    os._exit(1)
+"""
+
+
+@pytest.mark.slow
+def test_lost_or_full_gpu_costs_one_cell(prepared, tmp_path, forked_kernels, monkeypatch):
+    """Snakemake and papermill on two fake GPUs; the notebooks only do what goes wrong."""
+    lab = project_copy(tmp_path / "lab", prepared)
+    (lab / "sitecustomize.py").write_text(FAKE_GPUS)
+    for path in (lab / "notebooks").glob("*.ipynb"):
+        cell = nbformat.v4.new_code_cell(FAKE_TRAINING if path.stem == "train" else "")
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=KERNEL), path)
+    monkeypatch.setenv("PYTHONPATH", str(lab))
+    code, text = snakemake(lab, fractions="30", seeds="0,1,2,3,4,5", methods="sd", gpus="GPU-a,GPU-b")
+    assert code != 0
+    folder = lab / "outputs/tiny/grid"
+    why = (
+        "RuntimeError: CUDA error: unspecified launch failure",
+        "MemoryError: batch_size = 128: the device has too little free memory",
+        "stopped without an error: its process was killed, or died",
+    )
+    cells = [f"sd-30-seed{seed}" for seed in range(6)]
+    for cell, error in zip(cells, why, strict=False):
+        assert re.search(rf"^  train {cell} +{folder}/train-{cell}.ipynb\n    {error}$", text, re.M), text
+    assert len(re.findall(r"^  (train|evaluate) ", text, re.M)) == len(why)
+    assert [(folder / f"evaluate-{cell}.done").exists() for cell in cells] == 3 * [False] + 3 * [True]
+    taken = pd.read_csv(lab / "taken.csv", names=["seed", "gpu"])
+    assert sorted(taken.seed) == list(range(6))
+    assert set(taken.gpu) == {"GPU-a", "GPU-b"}
+    (lost,) = taken.gpu[taken.seed == 0]
+    # what had begun on the other GPU goes on; nobody takes the lost one
+    assert lost not in taken.gpu[taken.index[taken.seed == 0][0] + 1 :].to_list()
+    assert f"GPU {lost} does not work and is left out" in text
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -14,12 +15,23 @@ import numpy as np
 import pytest
 import torch
 from nbclient.exceptions import DeadKernelError
-from support.helpers import NETWORKS, slow_after
+from support.helpers import NETWORKS, record, same, slow_after
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from videossl_core import batches, devices, evaluation, params, precision, prepare, teacher, training
+from videossl_core import (
+    batches,
+    devices,
+    evaluation,
+    models,
+    params,
+    precision,
+    prepare,
+    runs,
+    teacher,
+    training,
+)
 from videossl_core.data import files, pool
 from videossl_lab import execute
 
@@ -261,6 +273,52 @@ def test_message_where_a_loader_dies_of_it():
         list(batches.prefetch(killed("something else"), "cpu"))
 
 
+CUDA_FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has ...")
+CUBLAS_FULL = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+SMALLER = r"batch_size = 4: the device has too little free memory.*the last checkpoint stays"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [CUDA_FULL, CUBLAS_FULL], ids=["PyTorch", "cuBLAS"])
+@pytest.mark.parametrize("evaluates", [False, True], ids=["training", "evaluating"])
+def test_full_gpu_names_batch_size(tiny, tmp_path, monkeypatch, error, evaluates):
+    """Nothing is lost that a checkpoint holds, and the same command resumes once there is memory."""
+    p, forward = tiny(method="sd", checkpoint_minutes=0), models.VideoNet.forward
+
+    def full(network, clips):
+        if network.training != evaluates and trainer.step_number == 2:
+            raise error
+        return forward(network, clips)
+
+    monkeypatch.setattr(models.VideoNet, "forward", full)
+    with pytest.raises(MemoryError, match=SMALLER) as raised, runs.open(p) as run:  # noqa: PT012
+        trainer = training.make_trainer(p, prepare.prepare(p))
+        list(run.record(trainer))
+    assert raised.value.__cause__ is error
+    assert runs.Run(p.run_dir).read_checkpoint()["step"] == 2
+    monkeypatch.undo()
+    resumed = training.train(p)
+    assert resumed.read_provenance()["resumed"][0]["step"] == 2
+    assert same(record(resumed), record(training.train(tiny(method="sd", outputs=tmp_path / "whole"))))
+
+
+def test_full_gpu_before_the_first_step(tiny, monkeypatch):
+    def full(*_):
+        raise CUDA_FULL
+
+    monkeypatch.setattr(precision, "choose", full)
+    p = tiny()
+    with pytest.raises(MemoryError, match=SMALLER):
+        training.make_trainer(p, prepare.prepare(p))
+
+
+def test_other_errors_of_a_gpu_stay_what_they_are(tiny):
+    lost = RuntimeError("CUDA error: unspecified launch failure")
+    with pytest.raises(RuntimeError) as raised, devices.enough_memory(tiny()):
+        raise lost
+    assert raised.value is lost
+
+
 TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040)."
 
 
@@ -295,6 +353,17 @@ def test_unusable_gpu_is_named_before_the_work(tiny, tmp_path, old_driver, monke
     assert devices.device(tiny(device="cpu")) == "cpu"
 
 
+@pytest.mark.slow
+def test_gpu_tests_without_a_gpu():
+    """One sentence, and no failure."""
+    command = [sys.executable, "-m", "pytest", "tests/gpu"]
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=params.ROOT, capture_output=True, text=True, env=env)
+    assert done.returncode == 0
+    assert done.stdout == ""
+    assert re.fullmatch(r"Exit: no GPU that PyTorch can use here: nothing was tested\..*\n", done.stderr)
+
+
 def test_no_gpu_is_no_news(tiny, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
@@ -312,7 +381,7 @@ def test_file_system_without_locks(tmp_path, monkeypatch, code):
 
     monkeypatch.setattr(fcntl, "flock", flock)
     for lock in (files.locked(tmp_path / "shared"), execute.one_gpu(tmp_path / "shared")):
-        monkeypatch.setattr(execute, "gpus", lambda: 2)
+        monkeypatch.setattr(execute, "gpus", lambda: ["0", "1"])
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         with pytest.raises(
             OSError, match=r"no locks .*take outputs elsewhere.* -o flock.*/shared/"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from videossl_core.params import Bookkeeping, ParameterError
+from videossl_core.params import Bookkeeping, ParameterError, Params
 
 
 def device(p: Bookkeeping) -> str:
@@ -53,6 +53,21 @@ def reproducible(strictly: bool, one_shape: bool = False) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(was[0])
         torch.backends.cudnn.benchmark = was[1]
+
+
+@contextmanager
+def enough_memory(p: Params) -> Iterator[None]:
+    """Raises MemoryError, which names ``batch_size``, where the device has too little for the block."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in ("out of memory", "ALLOC_FAILED")):  # PyTorch, cuBLAS
+            raise
+        raise MemoryError(
+            f"batch_size = {p.batch_size}: the device has too little free memory for so many clips. Take "
+            "fewer, or free some and start the same command again: the last checkpoint stays. A finished run "
+            "can be evaluated with device = 'cpu'"
+        ) from error
 
 
 @contextmanager

@@ -76,8 +76,11 @@ def joined(device: str) -> Iterator[Ranks]:
         return
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
+    gpus = torch.cuda.device_count() if device.startswith("cuda") else 0
+    # NCCL refuses two processes on one GPU
+    backend = "nccl" if gpus >= int(os.environ.get("LOCAL_WORLD_SIZE", 1)) else "gloo"
     # a day: one process may decode a data set while the others wait; torchrun notices a lost one
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(days=1))
+    dist.init_process_group(backend, timeout=timedelta(days=1))
     try:
         yield Ranks(dist.get_rank(), count)
     finally:

@@ -10,6 +10,7 @@ from torch import nn
 
 from videossl_core.batches import EvalClips, loader, prefetch
 from videossl_core.data.frames import FrameStore
+from videossl_core.devices import enough_memory
 from videossl_core.distributed import Ranks
 from videossl_core.models import folded
 from videossl_core.params import Params
@@ -80,6 +81,7 @@ def predict(
 
     Raises:
         FloatingPointError: names the video whose prediction is not finite.
+        MemoryError: the device's memory is too small for ``batch_size``.
     """
     ranks = ranks or Ranks()
     mine = np.arange(len(rows))[ranks.rank :: ranks.count]
@@ -90,7 +92,9 @@ def predict(
     network = folded(network)
     for pixels, video, centre in track(prefetch(batches, device), len(batches), "evaluating"):
         video, centre = video.cpu().numpy(), centre.cpu().numpy()
-        probs = network(pixels)["classes"].cpu().double().softmax(-1).numpy()
+        with enough_memory(p):
+            logits = network(pixels)["classes"].cpu()
+        probs = logits.double().softmax(-1).numpy()
         if not np.isfinite(probs).all():
             bad = clips.videos[video[~np.isfinite(probs).all(1)][0]]
             raise FloatingPointError(f"{bad}: the network's prediction is not finite")

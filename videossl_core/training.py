@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from videossl_core import distributed, evaluation, logs, methods, models, precision, probe, runs, teacher
 from videossl_core.batches import Batches, loader, prefetch
 from videossl_core.data.frames import FrameStore
-from videossl_core.devices import device, interrupts_wait, reproducible
+from videossl_core.devices import device, enough_memory, interrupts_wait, reproducible
 from videossl_core.distributed import Ranks
 from videossl_core.models import VideoNet
 from videossl_core.needs import NEEDS, Batch
@@ -147,7 +147,7 @@ class Trainer:
         steps = range(self.step_number, p.steps)
         for batch in prefetch(loader(self.batches, p, self.device, sampler=steps), self.device):
             assert batch.pop("step") == self.step_number
-            with interrupts_wait(), reproducible(p.deterministic, one_shape=True):
+            with interrupts_wait(), reproducible(p.deterministic, one_shape=True), enough_memory(p):
                 self.step(batch)
                 spent, clock = time.perf_counter() - clock, time.perf_counter()
                 self.seconds += spent
@@ -255,6 +255,7 @@ def train(p: Params, show: Callable[[dict], object] = lambda row: None) -> runs.
     Raises:
         runs.RunError: the folder holds another run, or its split or classes are not those of the data.
         FloatingPointError: a loss, gradient or weight is not finite; the last good checkpoint stays.
+        MemoryError: the device's memory is too small for ``batch_size``; the last checkpoint stays.
     """
     with distributed.joined(device(p)) as ranks, runs.open(p, ranks) as run:
         if not run.finished:
@@ -267,7 +268,8 @@ def train(p: Params, show: Callable[[dict], object] = lambda row: None) -> runs.
 def make_trainer(p: Params, data: Data, ranks: Ranks | None = None) -> Trainer | probe.ProbeTrainer:
     """What carries out the run's method: the training of a network, or one fit on the teacher's features."""
     trainer = probe.ProbeTrainer if methods.METHODS[p.method].features else Trainer
-    return trainer(p, data, ranks)
+    with enough_memory(p):
+        return trainer(p, data, ranks)
 
 
 def load_predictor(run: runs.Run, p: Params) -> tuple[Callable[..., evaluation.Predictions], list[str]]:

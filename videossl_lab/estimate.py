@@ -44,7 +44,8 @@ class Cost:
 LIBRARIES = 1.0
 """Gigabytes of a training's libraries, and of the notebook around it."""
 RELATIVE = {"resnet50": 4.8, "efficientnet_lite0": 1.0, "untaught": 1.0}
-"""The time of a frame relative to the teacher whose rate ``make bench`` measures, on AVX-512 cores."""
+"""The time of a frame relative to the teacher whose rate ``make bench`` measures, on AVX-512 cores. Another
+teacher is taken to be as slow as resnet50."""
 
 
 def _hours(hours: float) -> str:
@@ -149,9 +150,10 @@ def cost(p: Params, videos: int, frames: float, seen: int | None = None) -> Cost
     """
     rate = rates()
     total, taught = videos * frames, (videos if seen is None else seen) * frames
-    look = RELATIVE[p.teacher] / rate["teacher_frames_per_s"]  # seconds for a frame
-    stored = 0.8 * (p.frame_size / 136) ** 2 + 0.2  # a fifth is the teacher's frames
-    teacher_bytes = 2 * (TEACHER_CLASSES + 4 * TEACHERS[p.teacher].features) / p.teacher_stride  # a frame
+    look = RELATIVE.get(p.teacher, RELATIVE["resnet50"]) / rate["teacher_frames_per_s"]  # seconds for a frame
+    # a fifth is the teacher's frames
+    stored = 0.8 * (p.frame_size / 136) ** 2 + 0.2 * (row_of(p.teacher).side / 224) ** 2
+    teacher_bytes = 2 * _teacher_values(p.teacher) / p.teacher_stride  # a frame
     asked = p.teacher_view == "same" and "teacher" in METHODS[p.method].needs  # at every step
     looks = p.steps * p.batch_size * asked * look
     slowdown = macs(p) / (rate["gmacs_per_clip_step"] * 1e9)

@@ -4,6 +4,8 @@ import argparse
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -76,33 +78,51 @@ def parse(words: str | list[str]) -> dict:
     return {name: yaml.safe_load(value) for name, value in args.pairs}
 
 
-def gpus() -> int:
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them: numbers or UUIDs."""
     import torch  # takes seconds, which the process beside a kernel can mostly do without
 
-    return torch.cuda.device_count()
+    count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(i) for i in range(count)] if given is None else given.replace(" ", "").split(",")[:count]
+
+
+def works(gpu: str) -> bool:
+    """Can a new process compute on it? A GPU that is lost is still counted, and fails when it is used."""
+    command = [sys.executable, "-c", "import torch; torch.ones(1, device='cuda').item()"]
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": gpu}
+    with suppress(subprocess.TimeoutExpired):
+        return subprocess.run(command, env=env, capture_output=True, timeout=START_SECONDS).returncode == 0
+    return False
 
 
 @contextmanager
 def one_gpu(folder: Path) -> Iterator[None]:
-    """Take a GPU of this machine that no other notebook has; one that a scheduler has chosen stays.
+    """Take a GPU that no other notebook has, or wait until there is one; of those in
+    ``CUDA_VISIBLE_DEVICES`` where that names several. If it names one or none, as a scheduler does, it stays.
 
     Raises:
-        RuntimeError: all are taken.
+        RuntimeError: none of them works.
     """
-    count = 0 if "CUDA_VISIBLE_DEVICES" in os.environ else gpus()
-    if count < 2:
+    left = gpus() if "," in os.environ.get("CUDA_VISIBLE_DEVICES", ",") else []
+    if len(left) < 2:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    for i in range(count):
-        with suppress(Timeout):
-            held = files.acquire(FileLock(folder / f".gpu{i}.lock"))
-            break
-    else:
-        raise RuntimeError(f"all {count} GPUs of this machine are taken; run fewer (--resources gpu=N)")
-    os.environ["CUDA_VISIBLE_DEVICES"] = str(i)  # the kernel inherits it
-    with held:
-        yield
+    while left:
+        for gpu in left.copy():
+            try:
+                held = files.acquire(FileLock(folder / f".gpu{gpu.replace('/', '-')}.lock"))
+            except Timeout:
+                continue
+            with held:
+                if works(gpu):
+                    os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # the kernel inherits it
+                    yield
+                    return
+            left.remove(gpu)
+            print(f"GPU {gpu} does not work and is left out", flush=True)
+        time.sleep(5)
+    raise RuntimeError("no GPU of this machine works: see nvidia-smi")
 
 
 def main(words: list[str] | None = None) -> None:

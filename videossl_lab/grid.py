@@ -1,5 +1,6 @@
 """The cells of the paper's grid, or of a declared one; the ``Snakefile`` puts them in order."""
 
+import json
 import shlex
 from dataclasses import dataclass
 from itertools import product
@@ -98,15 +99,24 @@ class Grid:
         """Time to train all cells one after another, by the rates that ``make bench`` measured."""
         return sum(estimate.cost(self.parameters(**cell), 0, 0).training for cell in self.cells.values())
 
-    def failed(self) -> list[tuple[str, Path]]:
-        """Cells that were tried and are not done, with the executed notebook that shows why."""
+    def failed(self) -> list[tuple[str, Path, str]]:
+        """Cells that were tried and are not done, the executed notebook that shows why, and its last error in
+        one line."""
         steps = [(step, name) for name in self.cells for step in ("train", "evaluate")]
         tried = [(f"{step} {name}", self.folder / f"{step}-{name}.ipynb") for step, name in steps]
-        return [(n, path) for n, path in tried if path.exists() and not path.with_suffix(".done").exists()]
+        left = [(n, path) for n, path in tried if path.exists() and not path.with_suffix(".done").exists()]
+        return [(name, path, _error(path)) for name, path in left]
 
 
 def _words(values: dict) -> str:
     return " ".join(f"-p {name} {shlex.quote(str(value))}" for name, value in values.items())
+
+
+def _error(notebook: Path) -> str:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    errors = [f"{o['ename']}: {o['evalue']}".split("\n")[0] for o in outputs if o["output_type"] == "error"]
+    return errors[-1] if errors else "stopped without an error: its process was killed, or died"
 
 
 def _which(values: dict) -> dict:
