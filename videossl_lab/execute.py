@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -110,8 +111,9 @@ def one_gpu(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     while left:
         for gpu in left.copy():
+            name = f".gpu-{platform.node()}-{gpu.replace('/', '-')}.lock"  # others may share the folder
             try:
-                held = files.acquire(FileLock(folder / f".gpu{gpu.replace('/', '-')}.lock"))
+                held = files.acquire(FileLock(folder / name))
             except Timeout:
                 continue
             with held:
