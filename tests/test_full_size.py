@@ -52,7 +52,9 @@ def commands() -> list[str]:
     for path in [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("params/*.yaml")]:
         text = re.sub(r" *\\\n#? *", " ", path.read_text())
         found += re.findall(r"(?:papermill notebooks|torchrun|make grid)[^`\n]*", text)
-        found += [f"{TRAIN} {given}" for given in re.findall(r"(?:`|: |#   )(-p dataset [^`\n]*[^`\n.])", text)]
+        found += [
+            f"{TRAIN} {given}" for given in re.findall(r"(?:`|[:#] +)(-p dataset [^`\n]*[^`\n.])", text)
+        ]
     return sorted({command for command in found if re.search(FULL, command)})
 
 
