@@ -53,7 +53,7 @@ def commands() -> list[str]:
         text = re.sub(r" *\\\n#? *", " ", path.read_text())
         found += re.findall(r"(?:papermill notebooks|torchrun|make grid)[^`\n]*", text)
         found += [
-            f"{TRAIN} {given}" for given in re.findall(r"(?:`|[:#] +)(-p dataset [^`\n]*[^`\n.])", text)
+            f"{TRAIN} {given}" for given in re.findall(r"(?:`|[:#] +)(-p dataset [^`\n]*[^`.\n])", text)
         ]
     return sorted({command for command in found if re.search(FULL, command)})
 
