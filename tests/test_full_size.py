@@ -52,7 +52,9 @@ def commands() -> list[str]:
     for path in [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("params/*.yaml")]:
         text = re.sub(r" *\\\n#? *", " ", path.read_text())
         found += re.findall(r"(?:papermill notebooks|torchrun|make grid)[^`\n]*", text)
-        found += [f"{TRAIN} {given}" for given in re.findall(r"(?:`|: )(-p dataset [^`\n]*[^`\n.])", text)]
+        found += [
+            f"{TRAIN} {given}" for given in re.findall(r"(?:`|[:#] +)(-p dataset [^`\n]*[^`.\n])", text)
+        ]
     return sorted({command for command in found if re.search(FULL, command)})
 
 
@@ -111,12 +113,12 @@ def test_command(full_size, project, command):
 
     run_until(project, logs, f"{command} {STEPS}")
     run = runs.Run(logs()[0].parent)
-    p, split = params.Params(**run.read_params()), run.read_split()
-    expected = ROLES[p.dataset, p.hmdb51_pool, split.label.nunique(), p.label_pct]
-    assert tuple(split.role.value_counts()[["labelled", "unlabelled", "test"]]) == expected
-    assert run.read_checkpoint()["step"] == 1
+    p, split, checkpoint = params.Params(**run.read_params()), run.read_split(), run.read_checkpoint()
     assert not run.finished
     shutil.rmtree(run.folder)
+    expected = ROLES[p.dataset, p.hmdb51_pool, split.label.nunique(), p.label_pct]
+    assert tuple(split.role.value_counts()[["labelled", "unlabelled", "test"]]) == expected
+    assert checkpoint["step"] == 1
 
 
 def test_interrupted_run_resumes(full_size, project):
