@@ -28,7 +28,8 @@ from benchmarks.bench import machine
 from videossl_core import params, runs, teacher
 from videossl_core.data.datasets import SOURCES
 from videossl_core.data.frames import FrameStore, StoreSettings
-from videossl_core.params import ROOT, Params
+from videossl_core.params import Params
+from videossl_core.paths import ROOT
 from videossl_lab import estimate
 
 STEPS = "-p steps 5 -p eval_every 2 -p eval_videos 4"

@@ -22,7 +22,7 @@ from benchmarks import rehearsal
 from videossl_core import evaluation, params, runs, training
 from videossl_core.data.datasets import SOURCES
 from videossl_core.data.frames import FrameStore, StoreSettings
-from videossl_core.params import ROOT
+from videossl_core.paths import ROOT
 
 pytestmark = pytest.mark.slow
 FULL = r"(?:-p dataset |DATASET=)(?:ucf101|hmdb51|kinetics100|kinetics400)\b"

@@ -33,6 +33,7 @@ from videossl_core import (
     training,
 )
 from videossl_core.data import files, pool
+from videossl_core.paths import ROOT
 from videossl_lab import execute
 
 
@@ -358,7 +359,7 @@ def test_gpu_tests_without_a_gpu():
     """One sentence, and no failure."""
     command = [sys.executable, "-m", "pytest", "tests/gpu"]
     env = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=params.ROOT, capture_output=True, text=True, env=env)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
     assert done.returncode == 0
     assert done.stdout == ""
     assert re.fullmatch(r"Exit: no GPU that PyTorch can use here: nothing was tested\..*\n", done.stderr)

@@ -89,7 +89,7 @@ def weights_hash(state: dict[str, Tensor]) -> str:
     return files.sha256(digest)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _fast(net: nn.Module, x: Tensor) -> nn.Module:
     """Batch norms folded, activations in place, colours innermost: twice as fast. The network as it is where
     that changes more than the rounding, for not every one uses its layers in their order."""

@@ -191,14 +191,14 @@ def decode_all(folder: Path, root: Path, names: list[str], log: Path | None = No
 
 def prepare_all(given: dict, log: Path) -> None:
     """Prepare everything, noting each video that the teacher sees."""
-    original = teacher.Classifier.forward
+    original = teacher.Classifier.look
 
-    def forward(self, pictures):
+    def look(self, *frames):
         with open(log, "a") as f:
             f.write("seen\n")
-        return original(self, pictures)
+        return original(self, *frames)
 
-    teacher.Classifier.forward = forward
+    teacher.Classifier.look = look
     prepare.prepare(params.load(**given), with_teacher=True)
 
 
