@@ -25,9 +25,8 @@ import torch
 from torchvision.models import resnet50
 
 from benchmarks.bench import machine
-from videossl_core import params, runs, teacher
+from videossl_core import params, prepare, runs, teacher
 from videossl_core.data.datasets import SOURCES
-from videossl_core.data.frames import FrameStore, StoreSettings
 from videossl_core.params import Params
 from videossl_core.paths import ROOT
 from videossl_lab import estimate
@@ -44,7 +43,7 @@ def link(p: Params, videos: list[str], few: list[Path]) -> dict[str, float]:
     names = [f"{i}{video.suffix}" for i, video in enumerate(few)]
     for name, video in zip(names, few, strict=True):
         shutil.copyfile(video, folder / name)
-    store, clock = FrameStore(folder, StoreSettings.of(p)), [time.perf_counter()]
+    store, clock = prepare.open_store(p, folder), [time.perf_counter()]
     store.add(names, folder)
     clock.append(time.perf_counter())
     targets = teacher.build_targets(p, store, names, "cpu")

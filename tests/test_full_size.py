@@ -19,9 +19,8 @@ from support.helpers import small_videos
 from torchvision.models import get_model
 
 from benchmarks import rehearsal
-from videossl_core import evaluation, params, runs, training
+from videossl_core import evaluation, params, prepare, runs, training
 from videossl_core.data.datasets import SOURCES
-from videossl_core.data.frames import FrameStore, StoreSettings
 from videossl_core.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -143,5 +142,5 @@ def test_interrupted_run_resumes(full_size, project):
     p = params.Params(**run.read_params())
     predict, classes = training.load_predictor(run, p)
     few = evaluation.evenly_spaced(run.read_split().query("role == 'test'"), 3)
-    predictions = predict(few, FrameStore(p.data_dir, StoreSettings.of(p)))
+    predictions = predict(few, prepare.open_store(p, p.data_dir))
     assert predictions.video_probs.shape == (3, len(classes)) == (3, 101)

@@ -233,7 +233,7 @@ class FrameStore:
         try:
             table = pd.read_csv(self.table_path, dtype=_TYPES | {"video": str}, keep_default_na=False)
             if "damaged" not in table:  # of a time when one damaged frame cost the video: look again
-                table = table[table.reason == ""].assign(damaged=0, missing=0)
+                table = table[table["reason"] == ""].assign(damaged=0, missing=0)
             return table.set_index("video")[list(_TYPES)]
         except FileNotFoundError:
             pass
