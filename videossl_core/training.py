@@ -171,7 +171,8 @@ class Trainer:
         return self.log[-1:]
 
     def _window(self) -> list[dict[str, float]]:
-        return [values | spent for values, spent in zip(self.window, self.spent, strict=True)]
+        # steps that were made one by one, not in ``steps``, have no time
+        return [values | spent for values, spent in zip(self.window, self.spent, strict=False)]
 
     @property
     def evaluation_due(self) -> bool:
