@@ -112,7 +112,7 @@ def test_published_costs(monkeypatch, published):
     monkeypatch.setattr(estimate, "rates", lambda: published)
     p = Params(source="ucf101", root="videos", teacher="efficientnet_lite0", method="supervised")
     cost = str(estimate.cost(p, 13_320, 186))
-    assert "about 19.1 GB, 53 min of decoding, 1.39 h" in cost
+    assert "about 19.1 GB, 53 min of decoding, 1.36 h" in cost
     assert cost.endswith("one training run takes about 380 h and 7.8 GB of memory")
 
 
