@@ -136,7 +136,8 @@ def make_split(p: Params, index: Index) -> pd.DataFrame:
     chosen = DRAWS[p.label_draw](p, train, index)
     table["role"] = np.where(table.split == "train", "unlabelled", "test")
     table.loc[train.index[chosen], "role"] = "labelled"
-    table.loc[_validation(p, train.iloc[chosen]), "role"] = "val"
+    if p.val_pct:  # without it there is nothing to look for among 300,000 videos
+        table.loc[_validation(p, train.iloc[chosen]), "role"] = "val"
     return table.drop(columns="split")
 
 
