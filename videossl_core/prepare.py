@@ -63,7 +63,8 @@ def decode(p: Params, folder: Path, root: Path, videos: list[str]) -> tuple[Fram
     reasons = table.reason.mask(lost > p.max_damaged_pct / 100 * (frames + table.missing), damaged)
     if p.short_videos != "loop":
         reasons = reasons.mask((reasons == "") & (frames < p.clip_frames), short)
-    return store, reasons.map(_with_advice)
+    unusable = reasons[reasons != ""].map(_with_advice)
+    return store, unusable.reindex(reasons.index, fill_value="")
 
 
 ADVICE = {
