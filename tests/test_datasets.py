@@ -253,11 +253,12 @@ def test_tuning_groups(ucf101):
     usual = index.table.set_index("video").split
     tuning = splits.make_split(p, index)
     assert set(tuning.video) == set(usual.index[usual == "train"])
-    tuning["group"] = tuning.video.str.extract(r"_(g\d\d)_")[0]
+    tuning["group"] = tuning.class_name + tuning.video.str.extract(r"_(g\d\d)_")[0]
     train, test = (set(tuning.group[(tuning.role == "test") == held_out]) for held_out in (False, True))
-    assert len(test) == 4
-    assert len(train) == 14
-    assert min(test) > max(train)
+    assert len(test) == 4 * 101
+    assert not train & test
+    numbers = {group[-3:] for group in train}, {group[-3:] for group in test}
+    assert max(numbers[0]) < min(numbers[1])
 
 
 @pytest.mark.parametrize(

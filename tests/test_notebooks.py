@@ -320,9 +320,7 @@ def test_notebooks_are_kept_clean(path):
     notebook = nbformat.read(path, 4)
     code = [c for c in notebook.cells if c.cell_type == "code"]
     assert not any(c.outputs or c.execution_count for c in code)
-    lists = [c for c in code if "parameters" in c.metadata.get("tags", [])]
-    assert max(len(c.source.splitlines()) for c in code if c not in lists) <= 25
-    assert max(len(c.source.splitlines()) for c in lists) <= 30
+    assert max(len(c.source.splitlines()) for c in code) <= 25
     assert sum(c.cell_type == "markdown" for c in notebook.cells) >= 4
     assert not any(re.search(r"""["' =(](/[a-z]+/|[A-Z]:\\)""", c.source) for c in code)
     assert not any(name in c.source for c in code for name in ("ucf101", "hmdb51", "kinetics"))

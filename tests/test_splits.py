@@ -61,6 +61,19 @@ def test_validation(sizes, pct, seed):
         assert count == min(len(labelled) - 1, round(len(labelled) * pct / 100)), name
 
 
+@settings(max_examples=20, deadline=None)
+@given(sizes, st.floats(1, 99))
+def test_tuning_on_any_data_set(sizes, pct):
+    """The test videos are left out; of each class int(p %) of the others, the last, take their place."""
+    index = index_of(sizes)
+    split = split_of(index, tune=True, test_pct=pct)
+    assert set(split.video) == set(index.table.video[index.table.split == "train"])
+    for name, count in zip(index.classes, sizes, strict=True):
+        roles = split.role[split.class_name == name]
+        held_out = min(count - 1, max(1, int(count * pct / 100 + 1e-9)))
+        assert list(roles == "test") == [False] * (count - held_out) + [True] * held_out
+
+
 def test_validation_keeps_sources_together():
     """Of groups of UCF101 all labelled videos train, or none does; one too large to fit is left."""
     groups = [("g01", 2), ("g02", 2), ("g03", 2), ("g04", 6)]
