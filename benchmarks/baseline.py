@@ -9,9 +9,10 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
 
 from videossl_core import models
-from videossl_core.data import demo, pictures
+from videossl_core.data import demo, pictures, pool
 from videossl_core.params import Params
 from videossl_core.prepare import Data
 
@@ -57,46 +58,57 @@ def store_plainly(source: Path, target: Path) -> None:
                 Image.fromarray(square).save(out, "JPEG", quality=quality, optimize=True)
 
 
-class Plain:
-    """The loop as a careful user would write it from the paper: every step decodes its clips from the source
-    videos and runs the ResNet-50 on a frame of each; fp32 in PyTorch's default layout."""
+class PlainClips(Dataset):
+    """The clips of the plain loop, decoded from the source videos."""
 
-    def __init__(self, p: Params, data: Data, device: str):
-        from torchvision.models import resnet50  # here, for it loads as long as torch does
+    def __init__(self, p: Params, data: Data):
+        self.p, self.videos = p, [data.index.root / v for v in data.split.video]
 
-        self.p, self.device, self.videos = p, device, [data.index.root / v for v in data.split.video]
-        self.rng = np.random.default_rng(0)
-        heads = {"classes": len(data.classes), "embedding": 1000}
-        self.net = models.VideoNet("resnet18", heads).to(device, memory_format=torch.contiguous_format)
-        self.mean = torch.tensor(models.SPORTS1M_MEAN).view(1, 3, 1, 1, 1)
-        self.teacher = resnet50(weights=None).eval().to(device)
-        self.optimizer = torch.optim.SGD(self.net.parameters(), p.lr, p.momentum, weight_decay=p.weight_decay)
+    def __len__(self) -> int:
+        return self.p.steps * self.p.batch_size
 
-    def clip(self, path: Path) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
         """A random crop of a random clip, (3, T, 112, 112), and its middle frame, (3, 224, 224)."""
-        clip = source_clip(path, self.rng, self.p.clip_frames)
-        y, x = self.rng.integers(0, 136 - 112 + 1, 2)
+        rng = np.random.default_rng(i)
+        clip = source_clip(self.videos[rng.integers(len(self.videos))], rng, self.p.clip_frames)
+        y, x = rng.integers(0, 136 - 112 + 1, 2)
         scaled = pictures.Scaler()
         small = torch.from_numpy(np.stack([scaled(frame, 136, 136) for frame in clip]))
         small = small.permute(3, 0, 1, 2)[:, :, y : y + 112, x : x + 112]
         picture = torch.from_numpy(pictures.Scaler()(clip[len(clip) // 2], 224, 224).copy())
         return small.float(), picture.permute(2, 0, 1).float() / 255
 
+
+class Plain:
+    """The loop as a careful user would write it from the paper: every step decodes its clips from the source
+    videos and runs the ResNet-50 on a frame of each; fp32 in PyTorch's default layout."""
+
+    def __init__(self, p: Params, data: Data, device: str, workers: int):
+        from torchvision.models import resnet50  # here, for it loads as long as torch does
+
+        self.p, self.device = p, device
+        method = pool.start_method() if workers else None
+        clips = PlainClips(p, data)
+        self.feed = iter(DataLoader(clips, p.batch_size, num_workers=workers, multiprocessing_context=method))
+        heads = {"classes": len(data.classes), "embedding": 1000}
+        self.net = models.VideoNet("resnet18", heads).to(device, memory_format=torch.contiguous_format)
+        self.mean = torch.tensor(models.SPORTS1M_MEAN, device=device).view(1, 3, 1, 1, 1)
+        self.teacher = resnet50(weights=None).eval().to(device)
+        self.optimizer = torch.optim.SGD(self.net.parameters(), p.lr, p.momentum, weight_decay=p.weight_decay)
+
     def step(self) -> int:
-        chosen = self.rng.choice(len(self.videos), self.p.batch_size)
-        clips, pictures = zip(*(self.clip(self.videos[i]) for i in chosen), strict=True)
-        x = torch.stack(clips) - self.mean
+        clips, frames = (tensor.to(self.device) for tensor in next(self.feed))
         with torch.no_grad():
-            h = self.teacher(torch.stack(pictures).to(self.device)).softmax(-1)
-        features = self.net.backbone(x.to(self.device))
+            h = self.teacher(frames).softmax(-1)
+        features = self.net.backbone(clips - self.mean)
         logits, q = self.net.heads["classes"](features), self.net.heads["embedding"](features)
-        k = len(x) // 2
+        k = len(clips) // 2
         labels = torch.zeros(k, dtype=torch.long, device=self.device)
         loss = cross_entropy(logits[:k], labels) + cross_entropy(q, h)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return len(x)
+        return len(clips)
 
 
 def source_clip(path: Path, rng: np.random.Generator, length: int) -> list[av.VideoFrame]:
