@@ -87,9 +87,8 @@ class Plain:
         from torchvision.models import resnet50  # here, for it loads as long as torch does
 
         self.p, self.device = p, device
-        method = pool.start_method() if workers else None
-        clips = PlainClips(p, data)
-        self.feed = iter(DataLoader(clips, p.batch_size, num_workers=workers, multiprocessing_context=method))
+        clips, start = PlainClips(p, data), pool.context(__name__) if workers else None
+        self.feed = iter(DataLoader(clips, p.batch_size, num_workers=workers, multiprocessing_context=start))
         heads = {"classes": len(data.classes), "embedding": 1000}
         self.net = models.VideoNet("resnet18", heads).to(device, memory_format=torch.contiguous_format)
         self.mean = torch.tensor(models.SPORTS1M_MEAN, device=device).view(1, 3, 1, 1, 1)

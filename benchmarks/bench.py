@@ -314,7 +314,7 @@ def measure(root: Path, outputs: Path, batch_size: int, rounds: int) -> tuple[di
     p = parameters(root, outputs, batch_size)
     outputs.mkdir(parents=True, exist_ok=True)
     videos = [v.relative_to(root).as_posix() for v in sorted(root.rglob("*")) if v.is_file()]
-    rows = [decoding(root, outputs, videos) for _ in range(3)]
+    rows = [decoding(root, outputs, videos) for _ in range(rounds)]
     rows += [storing(root, outputs, videos) for _ in range(rounds)]
     data = prepare.prepare(p, with_teacher=True)
     stored = data.store.table

@@ -164,11 +164,40 @@ list(pool.map_unordered(abs, list(range(100))))
     assert done.stdout == "1\n", done.stderr
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_loaders_take_no_more_than_the_job_has(tiny, monkeypatch):
-    p = tiny()
-    clips = batches.EvalClips(p, [], prepare.prepare(p).store)
-    monkeypatch.setattr(pool, "cores", lambda: 1)
-    assert batches.loader(clips, p, "mps").num_workers == 1
+    p = tiny(batch_size=2)
+    store = prepare.prepare(p).store
+    clips = batches.EvalClips(p, list(store.table.index[:3]), store)
+    assert len(clips) > 2
+    monkeypatch.setattr(pool, "cores", lambda: 3)
+    assert batches.loader(clips, p, "mps").num_workers == 2
+    monkeypatch.setattr(pool, "cores", lambda: 64)
+    assert batches.loader(clips, p, "mps").num_workers == len(clips)  # not one without work
+
+
+@pytest.mark.slow
+def test_loader_processes_find_pytorch_imported(tmp_path):
+    """Although other processes, which render and decode, start first. Each on its own would take seconds."""
+    script = f"""
+import sys
+
+def imported(_):
+    return "torch" in sys.modules, "videossl_core.batches" in sys.modules
+
+if __name__ == "__main__":
+    from support.helpers import TINY
+    from videossl_core import params, prepare
+    from videossl_core.data import pool
+    given = TINY | {{"outputs": {str(tmp_path)!r}, "num_workers": 2, "prep_workers": 1}}
+    prepare.prepare(params.load(**given))
+    print(dict(sorted(pool.map_unordered(imported, [0, 1], workers=2))))
+"""
+    (tmp_path / "script.py").write_text(script)
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    command = [sys.executable, str(tmp_path / "script.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert "{0: (True, True), 1: (True, True)}" in done.stdout, done.stderr
 
 
 @pytest.fixture

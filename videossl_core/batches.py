@@ -179,9 +179,15 @@ def loaders(p: Params, device: str) -> int:
     return min(16, max(1, pool.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1))
 
 
+def announce_loaders(p: Params, device: str) -> None:
+    """To call before any worker process starts: what loaders need is then imported once, not by each."""
+    if loaders(p, device):
+        pool.context(__name__)
+
+
 def loader(dataset: Dataset, p: Params, device: str, **options) -> DataLoader:
     """A data loader for either data set above; the processes change the speed, never the content."""
-    workers = loaders(p, device)
-    options |= {"num_workers": workers, "multiprocessing_context": pool.start_method() if workers else None}
-    # an item is a batch already
-    return DataLoader(dataset, batch_size=None, pin_memory=device.startswith("cuda"), **options)
+    workers = min(loaders(p, device), len(options.get("sampler", dataset)))
+    options |= {"num_workers": workers, "pin_memory": device.startswith("cuda")}
+    context = pool.context(__name__) if workers else None
+    return DataLoader(dataset, None, multiprocessing_context=context, **options)  # an item is a batch

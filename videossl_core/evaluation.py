@@ -89,20 +89,19 @@ def predict(
     both = clip_probs, video_probs = np.zeros((2, len(rows), len(classes)))
     every = [np.zeros((0, len(classes)))]
     batches = loader(clips, p, device)
-    network = folded(network)
-    for pixels, video, centre in track(prefetch(batches, device), len(batches), "evaluating"):
-        video, centre = video.cpu().numpy(), centre.cpu().numpy()
-        with enough_memory(p):
-            logits = network(pixels)["classes"].cpu()
-        probs = logits.double().softmax(-1).numpy()
-        if not np.isfinite(probs).all():
-            bad = clips.videos[video[~np.isfinite(probs).all(1)][0]]
-            raise FloatingPointError(f"{bad}: the network's prediction is not finite")
-        video, centre = mine[video], centre
-        clip_probs[video[centre]] = probs[centre]
-        np.add.at(video_probs, video[~centre], probs[~centre])
-        if every_clip:
-            every.append(probs[~centre])
+    with enough_memory(p):
+        network = folded(network)
+        for pixels, video, centre in track(prefetch(batches, device), len(batches), "evaluating"):
+            video, centre = video.cpu().numpy(), centre.cpu().numpy()
+            probs = network(pixels)["classes"].cpu().double().softmax(-1).numpy()
+            if not np.isfinite(probs).all():
+                bad = clips.videos[video[~np.isfinite(probs).all(1)][0]]
+                raise FloatingPointError(f"{bad}: the network's prediction is not finite")
+            video = mine[video]
+            clip_probs[video[centre]] = probs[centre]
+            np.add.at(video_probs, video[~centre], probs[~centre])
+            if every_clip:
+                every.append(probs[~centre])
     # a video is predicted by one process, and zero in all others
     clip_probs, video_probs = np.sum(ranks.gather(both), axis=0)
     video_probs /= video_probs.sum(1, keepdims=True)

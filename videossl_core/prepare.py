@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from videossl_core import devices, methods, teacher
+from videossl_core.batches import announce_loaders
 from videossl_core.data import datasets, files, splits
 from videossl_core.data.frames import FrameStore, StoreSettings
 from videossl_core.image_classifiers import row_of
@@ -52,7 +53,7 @@ def decode(p: Params, folder: Path, root: Path, videos: list[str]) -> tuple[Fram
 
     Returns the store, and by video the reason why it cannot be used, empty where it can.
     """
-    devices.device(p)  # what is wrong with the GPU is said now, not after hours
+    announce_loaders(p, devices.device(p))  # what is wrong with the GPU is said now, not after hours
     store = open_store(p, folder)
     store.add(videos, root, p.prep_workers, p.video_timeout)
     table = store.table.loc[videos]
@@ -169,6 +170,7 @@ def prepare(p: Params, with_teacher: bool | None = None, split: pd.DataFrame | N
     Raises:
         datasets.DatasetError, splits.SplitError: as the steps do, or a recorded video is gone.
     """
+    announce_loaders(p, devices.device(p))
     index = datasets.read_index(p)
     if split is None:
         splits.make_split(p, index)  # before the hours of decoding: a wrong list is an error now

@@ -145,21 +145,22 @@ class Trainer:
         if self.evaluation_due:  # stopped while it evaluated
             yield self.evaluate()
         steps = range(self.step_number, p.steps)
-        for batch in prefetch(loader(self.batches, p, self.device, sampler=steps), self.device):
-            assert batch.pop("step") == self.step_number
-            with interrupts_wait(), reproducible(p.deterministic, one_shape=True), enough_memory(p):
-                self.step(batch)
-                spent, clock = time.perf_counter() - clock, time.perf_counter()
-                self.seconds += spent
-                clips = len(batch["clips"]) * self.ranks.count
-                self.spent.append({"clips": clips, "seconds": spent})
-                rows = self._log_rows()
-            yield rows
-            if self.evaluation_due:
-                rows = self.evaluate()
-                self.seconds += time.perf_counter() - clock
-                clock = time.perf_counter()
+        with enough_memory(p):
+            for batch in prefetch(loader(self.batches, p, self.device, sampler=steps), self.device):
+                assert batch.pop("step") == self.step_number
+                with interrupts_wait(), reproducible(p.deterministic, one_shape=True):
+                    self.step(batch)
+                    spent, clock = time.perf_counter() - clock, time.perf_counter()
+                    self.seconds += spent
+                    clips = len(batch["clips"]) * self.ranks.count
+                    self.spent.append({"clips": clips, "seconds": spent})
+                    rows = self._log_rows()
                 yield rows
+                if self.evaluation_due:
+                    rows = self.evaluate()
+                    self.seconds += time.perf_counter() - clock
+                    clock = time.perf_counter()
+                    yield rows
 
     def _log_rows(self) -> list[dict]:
         step, p = self.step_number, self.p

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
+from multiprocessing.context import BaseContext
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
@@ -17,10 +18,18 @@ class Lost(RuntimeError):
     """A job has no result: its process died, or it took longer than allowed."""
 
 
-def start_method() -> str:
+IMPORTED: set[str] = set()
+
+
+def context(module: str) -> BaseContext:
     """How worker processes start. Not by fork, for the child of a process that has already decoded video or
-    started threads may hang; Windows knows only spawn, which takes longer."""
-    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    started threads may hang; Windows knows only spawn, which takes longer. Elsewhere a server forks them,
+    which imports once, as its first process starts, the modules that were asked for until then."""
+    known = multiprocessing.get_all_start_methods()
+    made = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
+    IMPORTED.add(module)
+    made.set_forkserver_preload(sorted(IMPORTED))
+    return made
 
 
 def cores() -> int:
@@ -45,12 +54,10 @@ def map_unordered(
     how many; one whose job takes longer than ``timeout(job)`` seconds is killed. The function runs in them,
     so it must be of a module, not of a notebook cell.
     """
-    context = multiprocessing.get_context(start_method())
-    context.set_forkserver_preload([function.__module__])  # other ways to start pass it over
     workers = max(1, min(workers or cores(), len(jobs)))
     waiting = iter(jobs)
     running: dict[Future, Any] = {}
-    with ProcessPool(workers, context=context) as pool:
+    with ProcessPool(workers, context=context(function.__module__)) as pool:
         try:
             while True:
                 for job in islice(waiting, 4 * workers - len(running)):
