@@ -25,7 +25,7 @@ from videossl_core.batches import loader, prefetch
 from videossl_core.data import files, frames, pictures, pool
 from videossl_core.data.frames import FrameStore, StoreSettings
 from videossl_core.data.labels import Rows
-from videossl_core.devices import device
+from videossl_core.devices import device, reproducible
 from videossl_core.params import Params
 from videossl_core.paths import ROOT
 from videossl_core.sampling import read_clip
@@ -319,16 +319,21 @@ def measure(root: Path, outputs: Path, batch_size: int, rounds: int) -> tuple[di
     data = prepare.prepare(p, with_teacher=True)
     stored = data.store.table
     rows.append({"bytes_per_frame": float(stored.stored_bytes.sum() / stored.frames.sum())})
-    work = Contenders(p, data)
-    for warm_up in (work.bare, work.loop, work.loop, work.bare_forward):
-        warm_up()
-    on_gpu = work.device != "cpu"
-    if on_gpu:
-        rows.append({"memory_gb": torch.cuda.max_memory_allocated() / 1e9})
-    classifier, presses = Classifier(p.teacher).to(work.device), Presses()
-    rows += [one_round(work, classifier, presses) for _ in range(rounds)]
-    # the plain loop's loader processes would disturb all that follows
-    rows += [against_plain(work) for _ in range(1 if on_gpu else rounds)]
+    with reproducible(False, one_shape=True):  # as training does
+        work = Contenders(p, data)
+        on_gpu = work.device != "cpu"
+        for warm_up in (work.bare, work.loop, work.bare_forward):
+            warm_up()
+        if on_gpu:
+            finish()
+            torch.cuda.reset_peak_memory_stats()
+            work.loop()
+            rows.append({"memory_gb": torch.cuda.max_memory_allocated() / 1e9})
+        classifier, presses = Classifier(p.teacher).to(work.device), Presses()
+        rows += [one_round(work, classifier, presses) for _ in range(rounds)]
+        # the plain loop's loader processes would disturb all that follows
+        rows += [against_plain(work) for _ in range(1 if on_gpu else rounds)]
+        profile = profile_of(work.loop)
     result = {
         "format": str(work.trainer.precision),
         "gmacs_per_clip_step": round(estimate.macs(p, len(data.classes)) / 1e9, 2),
@@ -341,7 +346,7 @@ def measure(root: Path, outputs: Path, batch_size: int, rounds: int) -> tuple[di
     for name, values in pd.DataFrame(rows).items():
         result[name] = round(float(values.median()), 4)
         result[f"{name}_spread"] = [round(float(values.min()), 4), round(float(values.max()), 4)]
-    return result, profile_of(work.loop)
+    return result, profile
 
 
 def profile_of(work: Callable[[], int]) -> str:
