@@ -213,7 +213,7 @@ class Contenders:
 
     def bare_forward(self) -> int:
         """As many clips as ``evaluate`` sees, to a whole batch, through the network alone."""
-        batches = self.test_clips // len(self.constant)
+        batches = -(-self.test_clips // len(self.constant))
         self.network.eval()
         with torch.inference_mode():
             for _ in range(batches):

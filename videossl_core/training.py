@@ -62,9 +62,9 @@ class Trainer:
         apart = [self.network] if p.backbone_lr is None else [self.network.heads, self.network.backbone]
         groups = [{"params": part.parameters()} for part in apart]
         on_gpu, half = self.device.startswith("cuda"), self.precision.dtype == "fp16"
-        self.optimizer = torch.optim.SGD(
-            groups, p.lr, p.momentum, p.dampening, p.weight_decay, fused=on_gpu or None
-        )
+        # not with fp16's scaler: a fused step that it skips leaves the momentum as it lay in memory
+        fused = (on_gpu and not half) or None
+        self.optimizer = torch.optim.SGD(groups, p.lr, p.momentum, p.dampening, p.weight_decay, fused=fused)
         # a GPU has work queued while it waits for nothing; the scaler of fp16 waits at each step anyway
         self.look_every = p.log_every if on_gpu and not half else 1
         self.scaler = torch.amp.GradScaler(torch.device(self.device).type, enabled=half)

@@ -73,7 +73,7 @@ def test_whole_run(tiny, device, method):
 
 
 def test_fp16_finds_its_scale(tiny, device):
-    run = training.train(tiny(method="sd", device=device, precision="fp16", steps=20))
+    run = training.train(tiny(method="sd", device=device, precision="fp16", steps=8))
     state = run.read_checkpoint()
     assert 1 <= state["scaler"]["scale"] <= 2**16
     assert all(weight.isfinite().all() for weight in state["model"].values())
