@@ -1,6 +1,7 @@
 """What the process that hands out the tests needs to know; the fixtures are those of ``support.fixtures``."""
 
 import os
+import sys
 
 # before torch: tests run side by side, and the same bits need the same threads
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -22,6 +23,7 @@ FAULTS: list[tuple[str, int, str]] = []
 
 
 def pytest_configure(config):
+    sys.modules.setdefault("rfc3987_syntax", None)  # takes a second to load, and nbformat does without it
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):  # tests run here
         config.pluginmanager.import_plugin("support.fixtures")
 

@@ -5,7 +5,7 @@ import re
 import nbformat
 import pytest
 import torch
-from support.helpers import same, slow_after
+from support.helpers import same
 
 from videossl_core import devices, prepare, training
 from videossl_core.paths import ROOT
@@ -40,7 +40,8 @@ def without(source: str, loss: str) -> str:
     return source
 
 
-@pytest.mark.parametrize("method", slow_after(1, UNUSED))
+@pytest.mark.slow
+@pytest.mark.parametrize("method", UNUSED)
 def test_loop_is_the_library(tiny, method):
     """τ passes and some pseudo-labels are confident; the learning rate drops; λ_d is not 1."""
     given = {"steps": 6, "tau": 0.5, "delta": 0.12, "lambda_d": 0.7, "lr_drop_every": 4}

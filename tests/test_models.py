@@ -59,7 +59,7 @@ NORMED = [name for name in BACKBONES if name[:4] not in ("mvit", "swin")]
 
 
 # the larger ones of two families are left to their shapes, below
-@pytest.mark.parametrize("backbone", slow_after(2, [*NORMED, "swin3d_t", "mvit_v2_s"]))
+@pytest.mark.parametrize("backbone", slow_after(1, [*NORMED, "swin3d_t", "mvit_v2_s"]))
 def test_two_heads_on_every_backbone(backbone):
     network = VideoNet(backbone, {"classes": 7, "embedding": 1000})
     out = network(torch.randint(0, 256, (2, 3, *SMALLEST.get(backbone, (8, 32, 32))), dtype=torch.uint8))
@@ -80,7 +80,7 @@ def test_shapes_of_torchvision(name):
     assert count == published.meta["num_params"] - 400 * (network.heads["classes"].in_features + 1)
 
 
-@pytest.mark.parametrize("name", slow_after(1, sorted(TORCHVISION, reverse=True)))
+@pytest.mark.parametrize("name", slow_after(0, sorted(TORCHVISION, reverse=True)))
 def test_features_of_torchvision(name):
     """Its own last layer on our features gives its own output, for pixels that its own code normalises."""
     torch.manual_seed(0)
