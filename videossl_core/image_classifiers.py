@@ -53,7 +53,12 @@ def _resnet50_weights() -> dict[str, Tensor]:
 
 
 def _lite0() -> nn.Module:
-    return EfficientNet.from_name("efficientnet-lite0")
+    net = EfficientNet.from_name("efficientnet-lite0")
+    for layer in net.modules():
+        pad = getattr(layer, "static_padding", None)
+        if isinstance(pad, nn.ZeroPad2d) and len(set(pad.padding)) == 1:  # a convolution pads for nothing
+            layer.padding, layer.static_padding = pad.padding[:2], nn.Identity()
+    return net
 
 
 def _lite0_weights() -> dict[str, Tensor]:

@@ -72,7 +72,8 @@ class Classifier(nn.Module):
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         softmax, features = [], []
         on_gpu = self.mean.is_cuda
-        for x in frames.split(64 if on_gpu else 8):  # few enough for a CPU's caches
+        at_once = 64 if on_gpu else 4  # few enough for a CPU's caches
+        for x in frames.tensor_split(max(1, len(frames) // at_once)):
             with torch.autocast(self.mean.device.type, torch.float16, enabled=on_gpu):
                 logits = self.net((x.to(self.mean.device) - self.mean) / self.std)[:, : self.row.classes]
             softmax.append(logits.float().softmax(-1))
