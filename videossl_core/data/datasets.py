@@ -43,9 +43,9 @@ def read_index(p: Params) -> Index:
     rows, listed = SOURCES[p.source](p)
     table = pd.DataFrame(rows, columns=["video", "class_name", "split"])
     table["class_name"] = table.class_name.map(clean_name)
-    all_classes = comma_list(listed) or alphabetical({*table.class_name} - {""})
-    table["video"] = [_below(root, video) for video in table.video]
-    if not all(map(str.isascii, table.video)):
+    all_classes = comma_list(listed) or alphabetical({*table.class_name.unique()} - {""})
+    table["video"] = videos = [_below(root, video) for video in table.video]
+    if not all(map(str.isascii, videos)):
         table["video"] = table.video.map(files.spelled_as(videos_below(root)))
     if (double := table.video[table.video.duplicated()]).size:
         raise DatasetError(f"{double.iloc[0]} is listed twice ({len(double)} such videos)")
@@ -93,5 +93,5 @@ def choose_classes(p: Params, table: pd.DataFrame, all_classes: list[str]) -> li
         counts = table[(table.split == "train") & table.class_name.isin(classes)].class_name.value_counts()
         largest = sorted(counts.index, key=lambda c: (-counts[c], classes.index(c)))[: p.largest_classes]
         classes = [c for c in classes if c in largest]
-    present = set(table.class_name)
+    present = set(table.class_name.unique())
     return [c for c in classes if c in present]

@@ -210,9 +210,10 @@ class FrameStore:
 
     def _todo(self, videos: list[str], root: Path, timeout: float) -> tuple[list[str], list[Row]]:
         """Videos to decode, and new rows of those whose file has only been touched or copied."""
-        t = self.table  # columns as lists, not rows as objects: a data set may have 300,000 of them
-        columns = zip(t.reason, t.stored_bytes, t.source_bytes, t.source_times, t.source_sha256, strict=True)
-        existing = dict(zip(t.index, columns, strict=True))
+        t = self.table  # as plain columns, not as rows: a data set may have 300,000 of them
+        names = ("reason", "stored_bytes", "source_bytes", "source_times", "source_sha256")
+        columns = zip(*(t[name].to_numpy(object) for name in names), strict=True)
+        existing = dict(zip(t.index.to_numpy(object), columns, strict=True))
         todo, touched = [], []
         for video in videos:
             reason, stored, size, times, sha256 = existing.get(video, ("", -2, -2, "", ""))
