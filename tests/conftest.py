@@ -1,7 +1,6 @@
 """What the process that hands out the tests needs to know; the fixtures are those of ``support.fixtures``."""
 
 import os
-import sys
 
 # before torch: tests run side by side, and the same bits need the same threads
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -23,7 +22,8 @@ FAULTS: list[tuple[str, int, str]] = []
 
 
 def pytest_configure(config):
-    sys.modules.setdefault("rfc3987_syntax", None)  # takes a second to load, and nbformat does without it
+    import videossl_lab  # noqa: F401 - before nbformat, which then loads a second faster
+
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):  # tests run here
         config.pluginmanager.import_plugin("support.fixtures")
 
