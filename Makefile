@@ -18,11 +18,14 @@ help:           ## list the targets
 
 setup: .venv/ready  ## the environment alone (LOCK=1: exactly the versions of requirements.lock; CPU=1 EXTRA=grid: docs/installing.md)
 
+# The small environment has no compiled modules: Python compiles the third of them that are used, when they are.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CPU),--no-compile)
+
 # Only these two come from PyTorch's index, and before the rest, which then finds them installed. pip may look
 # elsewhere too (its own settings), so what it took is checked before gigabytes follow.
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 define without_cuda
-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --index-url $(CPU_INDEX) \
+$(INSTALL) --no-deps --index-url $(CPU_INDEX) \
     $$(grep -E '^torch(vision)?==' requirements.lock) \
     || { echo 'No PyTorch without CUDA from $(CPU_INDEX). Name a mirror: make setup CPU=1 CPU_INDEX=<address>; or leave out CPU=1 (6.5 GB).'; exit 1; }
 $(BIN)/python -c 'import runpy, sysconfig; assert runpy.run_path(sysconfig.get_path("platlib") + "/torch/version.py")["cuda"] is None, "pip took a PyTorch with CUDA from elsewhere: look for further indexes in pip config list, then make clean"'
@@ -33,7 +36,7 @@ endef
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: make PYTHON=python3.12"'
 	$(PYTHON) -m venv .venv
 	$(if $(CPU),$(without_cuda))
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRA)]' $(if $(LOCK),-c requirements.lock)
+	$(INSTALL) -e '.[$(EXTRA)]' $(if $(LOCK),-c requirements.lock)
 	touch $@
 
 demo: .venv/ready  ## train, evaluate and explain VideoSSL on rendered videos (SEED=0)

@@ -79,6 +79,12 @@ def test_only_pytorch_comes_from_its_index():
     assert INDEX not in would_run("make setup CPU=")
 
 
+def test_small_environment_is_not_compiled():
+    for words, times in (("CPU=1", 2), ("CPU=", 0)):
+        commands = would_run(f"make setup {words}")
+        assert commands.count("pip install --quiet --disable-pip-version-check --no-compile ") == times
+
+
 def test_conda_without_cuda():
     """The comment of environment.yml, taken in."""
     text = (ROOT / "environment.yml").read_text().replace("# - --", "- --")
