@@ -272,23 +272,22 @@ def test_example_without_pytorch(exported, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "largest"), [("mean_teacher", 0.05), ("probe_motion", 0.5)])
 def test_notebook(project, method, largest):
-    """A layer fitted to two videos a class is the more sensitive to what JPEG does."""
+    """A layer fitted to two videos a class is the more sensitive to what JPEG does; of its file the ONNX is
+    compared above."""
+    onnx = method == "mean_teacher"
     given = {"dataset": "tiny", "label_pct": 50, "method": method, "seed": 3}
     out = project / "outputs/export.ipynb"
     papermill.execute_notebook(project / "notebooks/train.ipynb", out, given, progress_bar=False)
-    given["onnx"] = True
+    given["onnx"] = onnx
     papermill.execute_notebook(project / "notebooks/export.ipynb", out, given, progress_bar=False)
     cells = nbformat.read(out, 4).cells
     text = "".join(o.get("text", "") for cell in cells for o in cell.get("outputs", []))
     videos, most = re.search(r"(\d+) videos: probabilities differ by ([\d.]+) at most", text).groups()
     assert int(videos) == 14
     assert float(most) < largest
-    assert float(re.search(r"model.onnx differs from model.pt2 by (\S+)", text)[1]) < 1e-4
+    if onnx:
+        assert float(re.search(r"model.onnx differs from model.pt2 by (\S+)", text)[1]) < 1e-4
     folder = project / f"outputs/tiny/export/{method}-50-seed3"
-    assert {path.name for path in folder.iterdir()} == {
-        "model.pt2",
-        "model.onnx",
-        "model.json",
-        "classify.py",
-    }
+    names = {"model.pt2", "model.json", "classify.py"} | ({"model.onnx"} if onnx else set())
+    assert {path.name for path in folder.iterdir()} == names
     assert (folder / "classify.py").read_text() == SCRIPT.read_text()

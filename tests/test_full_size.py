@@ -4,7 +4,7 @@ Real: the official lists of UCF101 and HMDB51, the authors' label lists, the par
 crop, papermill, torchrun and make. Linked: every listed video is one of four grey clips of 24 frames, which
 are rendered here, decoded and seen by the teacher once. Kinetics has the 144,952 names of the authors' lists
 at hand. Weights lie where a download would have put them, and are random. Added to each command: one step of
-eight clips in fp32 (``auto`` first checks bf16); it is interrupted when it evaluates all test videos.
+two clips a process in fp32 (``auto`` first checks bf16); it is interrupted when it evaluates all test videos.
 """
 
 import json
@@ -33,7 +33,7 @@ PLACES = {  # what the commands call a folder, and where the parameter files exp
     "<the authors' lists>": "data/videossl/ucf101",
 }
 TRAIN = "papermill notebooks/train.ipynb outputs/train.ipynb"
-STEPS = "-p steps 1 -p batch_size 8 -p precision fp32"
+STEPS = "-p steps 1 -p precision fp32 -p batch_size"
 ROLES = {  # of a data set, its pool, its classes and the share of labels: labelled, unlabelled, test videos
     ("ucf101", "videossl", 101, 5): (476, 9061, 3783),
     ("ucf101", "videossl", 101, 10): (953, 8584, 3783),
@@ -110,7 +110,7 @@ def test_command(full_size, project, command):
     def logs():
         return [log for log in project.glob("outputs/*/*/*/seed0/log.csv") if rehearsal.last_step(log) == 1]
 
-    run_until(project, logs, f"{command} {STEPS}")
+    run_until(project, logs, f"{command} {STEPS} {8 if 'torchrun' in command else 2}")
     run = runs.Run(logs()[0].parent)
     p, split, checkpoint = params.Params(**run.read_params()), run.read_split(), run.read_checkpoint()
     assert not run.finished
@@ -123,7 +123,7 @@ def test_command(full_size, project, command):
 def test_interrupted_run_resumes(full_size, project):
     """All else is as in params/ucf101.yaml. A handful of test videos is evaluated after the first step and
     from the last checkpoint."""
-    given = {"seed": 1, "steps": 2, "batch_size": 8, "eval_every": 1, "eval_videos": 2}
+    given = {"seed": 1, "steps": 2, "batch_size": 2, "eval_every": 1, "eval_videos": 2}
     words = " ".join(f"-p {name} {value}" for name, value in given.items())
     run = runs.Run(project / "outputs/ucf101/videossl/10/seed1")
     for done in (

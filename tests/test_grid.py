@@ -1,6 +1,5 @@
-"""A tiny grid through the real engine: two methods, and one cell that fails."""
+"""A tiny grid through the real engine: two cells, of which one fails."""
 
-import itertools
 import os
 import re
 import shutil
@@ -20,7 +19,7 @@ from videossl_lab import execute, grid, results
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
 
 
-def snakemake(project, *words, fractions="30", seeds="1,2", methods="supervised,sd", gpus=""):
+def snakemake(project, *words, fractions="30", seeds="1", methods="supervised,sd", gpus=""):
     command = [sys.executable, "-m", "snakemake", "--cores", "2", "--resources", "gpu=2", "--keep-going"]
     command += [*words, "--nolock", "--config", "dataset=tiny"]
     command += [f"methods={methods}", f"fractions={fractions}", f"seeds={seeds}"]
@@ -31,7 +30,7 @@ def snakemake(project, *words, fractions="30", seeds="1,2", methods="supervised,
 
 @pytest.mark.slow
 def test_failing_cell(project):
-    """The other cells run, the failed one is listed, and the same command does only what is left."""
+    """The other cell runs, the failed one is listed, and the same command does only what is left."""
     outputs = project / "outputs"
     code, text = snakemake(project, "--dry-run", fractions="50,30", seeds="0,1")
     assert code == 0, text
@@ -52,8 +51,7 @@ def test_failing_cell(project):
     assert listed == [("train", "sd-30-seed1", str(notebook), "RunError")]
     finished = results.find(outputs, "tiny")
     cells = set(zip(finished.method, finished.label_pct, finished.seed, strict=True))
-    wanted = set(itertools.product(["supervised", "sd"], [30], [1, 2]))
-    assert wanted - cells == {("sd", 30, 1)}
+    assert cells & {("supervised", 30, 1), ("sd", 30, 1)} == {("supervised", 30, 1)}
     assert (outputs / "tiny/grid/paper_figures.ipynb").exists()  # of what there is
 
     times = {path: path.stat().st_mtime_ns for path in outputs.glob("tiny/*/*/seed*/checkpoint.pt")}
@@ -63,7 +61,7 @@ def test_failing_cell(project):
     assert re.search(r"^train +1$", text, re.M)
     assert blocked.finished
     assert all(path.stat().st_mtime_ns == t for path, t in times.items())
-    assert len(pd.read_csv(outputs / "tiny/results.csv")) >= 4
+    assert len(pd.read_csv(outputs / "tiny/results.csv")) >= 2
     code, text = snakemake(project)
     assert code == 0
     assert "Nothing to be done" in text

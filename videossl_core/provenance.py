@@ -17,8 +17,9 @@ def now() -> str:
 
 def surroundings(device: str) -> dict:
     """Device, processor, system, the versions of Python and all that is installed, and the commit."""
-    installed = sorted(metadata.distributions(), key=lambda d: d.metadata["Name"].lower())
-    versions = {"python": platform.python_version()} | {d.metadata["Name"]: d.version for d in installed}
+    facts = [each.metadata for each in metadata.distributions()]  # each time it is asked for it is parsed
+    installed = sorted(((fact["Name"], fact["Version"]) for fact in facts), key=lambda pair: pair[0].lower())
+    versions = {"python": platform.python_version()} | dict(installed)
     return {
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
         "cpu": torch.backends.cpu.get_cpu_capability(),  # another instruction set rounds otherwise

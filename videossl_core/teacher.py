@@ -150,10 +150,10 @@ class Targets:
 
     def complete(self, video: str, frames: int, source: Path, features: bool = False) -> bool:
         """Is there a whole file, made after the frames that it is about?"""
-        path = self.path(video, features)
-        if not path.exists():
+        try:
+            stat = self.path(video, features).stat()
+        except FileNotFoundError:
             return False
-        stat = path.stat()
         size = 128 + 2 * frames * math.prod(self.shapes[features])  # the header of a .npy file comes first
         return stat.st_size == size and stat.st_mtime_ns >= source.stat().st_mtime_ns
 

@@ -1,11 +1,12 @@
 """What lies below a folder: videos, by their suffixes; their classes and splits, by the folders' names."""
 
 import os
+import posixpath
 import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from videossl_core.paths import clean_name
 
@@ -31,13 +32,14 @@ def _files_below(folder: Path) -> list[str]:
     def warn(error: OSError) -> None:
         warnings.warn(f"{error.filename}: passed over ({error.strerror})", stacklevel=4)
 
-    found: list[Path] = []
+    found: list[str] = []
     for path, subfolders, names in os.walk(folder, onerror=warn, followlinks=True):
         parent = Path(path)
         above = {os.path.realpath(p) for p in (parent, *parent.parents)}
         subfolders[:] = [s for s in subfolders if s[0] != "." and os.path.realpath(parent / s) not in above]
-        found += [parent / name for name in names]
-    return sorted(file.relative_to(folder).as_posix() for file in found)
+        below = "" if parent == folder else f"{parent.relative_to(folder).as_posix()}/"
+        found += [below + name for name in names]
+    return sorted(found)
 
 
 def videos_below(folder: Path) -> list[str]:
@@ -53,8 +55,8 @@ def passed_over(folder: Path, videos: Iterable[str]) -> str:
 
 
 def _kind(name: str) -> str:
-    path = PurePosixPath(name)
-    return "hidden" if path.name[0] == "." else path.suffix.lower() or "without a suffix"
+    stem, suffix = posixpath.splitext(posixpath.basename(name))
+    return "hidden" if stem[0] == "." else suffix.lower() or "without a suffix"
 
 
 def _fold(name: str) -> str:

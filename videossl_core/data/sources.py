@@ -3,6 +3,8 @@
 A new source is a function from parameters to a ``Listing``, and a row of SOURCES.
 """
 
+import os
+import posixpath
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -37,7 +39,8 @@ def _arranged(p: Params) -> Rows:
     lie in no class folder."""
     root, videos = p.videos_dir, videos_below(p.videos_dir)
     rows = arrange(root, videos, p.classes)
-    used = {parent for video in videos for parent in Path(video).parents}
+    lowest = {os.path.dirname(video) for video in videos}  # few, where videos are many
+    used = {parent for folder in lowest for parent in Path(folder, "video").parents}
     levels = ("*", "*/*") if any(split for *_, split in rows) else ("*",)
     folders = {f.relative_to(root) for level in levels for f in root.glob(level) if f.is_dir()} - used
     empty = sorted(f.as_posix() for f in folders if f.parent in used and f.name[0] != ".")
@@ -111,7 +114,8 @@ def _kinetics(p: Params) -> Listing:
         return _tested_on(held_out, _arranged(p), p.videos_dir)
     existing = defaultdict(list)
     for video in videos_below(p.videos_dir):
-        existing[PurePosixPath(video).stem, split_of(video.split("/")[0])].append(video)
+        name, _ = posixpath.splitext(posixpath.basename(video))
+        existing[name, split_of(video.split("/")[0])].append(video)
     rows = []
     for path in sorted(p.lists.glob("*.csv")) or [p.lists]:
         for n, cells in _read_csv(path, ["label", "youtube_id", "time_start", "time_end", "split"]):

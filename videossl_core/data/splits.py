@@ -1,6 +1,7 @@
 """Which training videos have a label: the authors' published lists, or a seeded draw."""
 
 import io
+import posixpath
 import re
 import warnings
 from enum import IntEnum
@@ -69,8 +70,8 @@ DRAWS = {"list": _listed, "uniform": _uniform, "stratified": _stratified}
 
 def _key(video: str) -> str:
     """Class folder and file name without its suffix: lists were made from copies in other folders."""
-    path = PurePosixPath(clean_name(video))
-    return f"{path.parent.name}/{path.stem}"
+    folder, name = posixpath.split(posixpath.normpath(clean_name(video)))
+    return f"{posixpath.basename(folder)}/{posixpath.splitext(name)[0]}"
 
 
 def read_label_list(path: Path, train: pd.DataFrame, index: Index, missing_pct: float = 0) -> np.ndarray:
@@ -118,7 +119,7 @@ def _read_entries(path: Path, train: pd.DataFrame, index: Index) -> tuple[dict[i
             raise SplitError(f"{path} line {n}: {line!r} is not 'path*label'")
         if int(label) > len(index.all_classes):
             raise SplitError(f"{path} line {n}: label {label} is outside {len(index.all_classes)} classes")
-        if PurePosixPath(video).parent.name in left_out:
+        if left_out and PurePosixPath(video).parent.name in left_out:
             continue
         if (i := positions.get(_key(video))) is None:
             missing.append(f"{path} line {n}: {video!r} is not a training video of this data set and split")
