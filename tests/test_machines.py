@@ -29,11 +29,11 @@ from videossl_core import (
     precision,
     prepare,
     runs,
-    teacher,
     training,
 )
 from videossl_core.data import files, pool
 from videossl_core.paths import ROOT
+from videossl_core.teacher import Classifier
 from videossl_lab import execute
 
 
@@ -100,7 +100,7 @@ def test_no_float64_before_a_run(tiny):
     p = tiny()
     with AppleGPU():
         frames = torch.zeros(1, 3, 224, 224, dtype=torch.uint8)
-        softmax, _ = teacher.Classifier(p.teacher)(frames)
+        softmax, _ = Classifier(p.teacher)(frames)  # built here, not for all tests
         checked = precision.check(training.build_network(p, 3), (8, 3, 8, 48, 48), "bf16", "cpu")
     assert softmax.dtype == torch.float32
     assert checked.dtype == "bf16"

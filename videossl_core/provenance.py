@@ -15,18 +15,21 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def installed() -> dict[str, str]:
+    """The version of each package, by its name."""
+    facts = [each.metadata for each in metadata.distributions()]  # each time it is asked for it is parsed
+    return dict(sorted(((fact["Name"], fact["Version"]) for fact in facts), key=lambda pair: pair[0].lower()))
+
+
 def surroundings(device: str) -> dict:
     """Device, processor, system, the versions of Python and all that is installed, and the commit."""
-    facts = [each.metadata for each in metadata.distributions()]  # each time it is asked for it is parsed
-    installed = sorted(((fact["Name"], fact["Version"]) for fact in facts), key=lambda pair: pair[0].lower())
-    versions = {"python": platform.python_version()} | dict(installed)
     return {
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
         "cpu": torch.backends.cpu.get_cpu_capability(),  # another instruction set rounds otherwise
         "cpu_cores": pool.cores(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
-        "versions": versions,
+        "versions": {"python": platform.python_version()} | installed(),
         "commit": commit(),
     }
 

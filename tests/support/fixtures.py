@@ -5,6 +5,7 @@ Only processes that run tests load this: torch and the engine take seconds.
 
 import multiprocessing
 import os
+from functools import cache
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from filelock import FileLock
 
 from support import kernels
 from support.helpers import TINY, project_copy
-from videossl_core import params, paths, prepare
+from videossl_core import params, paths, prepare, provenance, teacher
 
 torch.set_num_threads(1)
 
@@ -26,6 +27,26 @@ def pytest_configure(config):
     fast = "not slow" in config.option.markexpr
     multiprocessing.set_forkserver_preload(["videossl_core.data.frames"] if fast else training)
     forkserver.ensure_running()  # before the engine starts one
+
+
+@pytest.fixture(scope="session", autouse=True)
+def read_once():
+    """The tiny data set's teacher and the list of packages: a third of what hundreds of tiny runs compute."""
+    build, name = teacher.Classifier, TINY["teacher"]
+
+    @cache
+    def shared() -> teacher.Classifier:
+        classifier = build(name)
+        classifier.to = lambda device: classifier if device == "cpu" else build(name).to(device)
+        return classifier
+
+    def classifier(*given):
+        return shared() if given in [(name,), (name, None)] else build(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teacher, "Classifier", classifier)
+        patch.setattr(provenance, "installed", cache(provenance.installed))
+        yield
 
 
 @pytest.fixture(scope="session")
