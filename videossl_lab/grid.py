@@ -11,7 +11,7 @@ import yaml
 from videossl_core import params
 from videossl_core.params import ParameterError
 from videossl_core.paths import ROOT
-from videossl_lab import estimate, paper, results
+from videossl_lab import results
 from videossl_lab.execute import parse
 
 
@@ -36,7 +36,7 @@ class Grid:
         """
         declared = config.get("grid")
         dataset, blocks = _declared(declared) if declared else (config.get("dataset") or "demo", [])
-        table = paper.paper_results()
+        table = results.paper_results()
         usual = {
             "methods": list(dict.fromkeys(table.method)),
             "fractions": sorted(set(table.label_pct[table.dataset == dataset])) or [10],
@@ -97,6 +97,8 @@ class Grid:
 
     def hours(self) -> float:
         """Time to train all cells one after another, by the rates that ``make bench`` measured."""
+        from videossl_lab import estimate  # here, for it loads slowly and only a dry run asks
+
         return sum(estimate.cost(self.parameters(**cell), 0, 0).training for cell in self.cells.values())
 
     def failed(self) -> list[tuple[str, Path, str]]:

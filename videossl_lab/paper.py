@@ -9,8 +9,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from videossl_core.methods import METHODS
-from videossl_core.paths import ROOT
 from videossl_lab import plots
+from videossl_lab.results import paper_results
 
 COLUMN = 3.35  # width of a column of a two-column paper, inches
 _PRINT = sns.plotting_context("paper", font_scale=0.83) | {"lines.markersize": 3.5, "figure.dpi": 200}
@@ -89,11 +89,6 @@ def intervals(gains: pd.Series, baseline: str) -> Figure:
     axis.set(xlabel=f"points of video top-1\nover {baseline}", ylim=(len(gains) - 0.5, -0.5))
     words = ", ".join(f"{name} {value}" for name, value in gains.items())
     return plots.described(figure, f"Gain in video top-1 over {baseline}, points with intervals: {words}.")
-
-
-def paper_results() -> pd.DataFrame:
-    """Tables 1 to 4 of the paper, a row a cell: table, dataset, label_pct, method, clip_top1, video_top1."""
-    return pd.read_csv(ROOT / "params" / "paper_results.csv")
 
 
 def caption(dataset: str) -> str:

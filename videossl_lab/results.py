@@ -68,6 +68,11 @@ def run_name(row) -> str:
     return params.run_name(row.method, row.variant, row.label_pct, row.seed)
 
 
+def paper_results() -> pd.DataFrame:
+    """Tables 1 to 4 of the paper, a row a cell: table, dataset, label_pct, method, clip_top1, video_top1."""
+    return pd.read_csv(paths.ROOT / "params" / "paper_results.csv")
+
+
 def published(dataset: str) -> pd.DataFrame:
     """The published runs as ``find`` lists your own, without a ``folder``; empty if there are none."""
     path = FOLDER / dataset / "results.csv"
