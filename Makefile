@@ -4,7 +4,8 @@ BIN := .venv/bin
 SEED ?= 0
 DATASET ?= demo
 GPUS ?= 1
-WORKERS ?= 2
+# on two cores a third fills the waits of the others
+WORKERS ?= 3
 EXTRA ?= test
 STRIP := $(BIN)/nbstripout --extra-keys "metadata.papermill cell.metadata.papermill metadata.widgets"
 
@@ -48,7 +49,7 @@ report: .venv/ready  ## finished runs, one page a data set, which opens from the
 lab: .venv/ready  ## JupyterLab on the tour, localhost only, token required (ARGS=--port=9000)
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/tour.ipynb --ServerApp.ip=127.0.0.1 $(ARGS)
 
-test: lint  ## all tests, each notebook executed (WORKERS=2 at a time)
+test: lint  ## all tests, each notebook executed (WORKERS=3 at a time)
 	$(PYTEST)
 
 test-fast: .venv/ready  ## the tests that take seconds, without those that kill processes

@@ -225,7 +225,7 @@ def test_features_can_be_named(tiny):
 def test_still_frames_know_the_noun_but_not_the_verb(tmp_path):
     """A smaller demo with two labelled videos a class: the frozen features' mean names what is there and not
     where it goes; how the quarters change says that too."""
-    given = {"dataset": "demo", "outputs": tmp_path, "demo_per_class": 12, "label_pct": 25}
+    given = {"dataset": "demo", "outputs": tmp_path, "demo_per_class": 9, "label_pct": 34}
     for method, whole in (("probe", False), ("probe_motion", True)):
         p = params.load(method=method, **given)
         table = runs.read_table(training.train(p).predictions_test)
