@@ -11,7 +11,7 @@ STRIP := $(BIN)/nbstripout --extra-keys "metadata.papermill cell.metadata.paperm
 
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-fast test-browser test-gpu report lab proofs fuzz bench waits grid lint tidy lock clean
+.PHONY: help setup demo test test-fast test-browser test-gpu report lab proofs fuzz bench waits grid lint style tidy lock clean
 .DEFAULT_GOAL := help
 
 help:           ## list the targets
@@ -49,8 +49,8 @@ report: .venv/ready  ## finished runs, one page a data set, which opens from the
 lab: .venv/ready  ## JupyterLab on the tour, localhost only, token required (ARGS=--port=9000)
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/tour.ipynb --ServerApp.ip=127.0.0.1 $(ARGS)
 
-test: lint  ## all tests, each notebook executed (WORKERS=3 at a time)
-	$(PYTEST)
+test: style  ## lint and all tests, each notebook executed (WORKERS=3 at a time)
+	$(BIN)/mypy --no-error-summary & $(PYTEST) && wait $$!
 
 test-fast: .venv/ready  ## the tests that take seconds, without those that kill processes
 	$(PYTEST) -m "not slow and not kill"
@@ -78,12 +78,14 @@ grid: .venv/ready  ## the paper's grid, or a declared one (DATASET= or GRID=, RE
 	$(BIN)/python -m snakemake --cores all --resources gpu=$(GPUS) --keep-going --rerun-incomplete $(ARGS) \
 	    --config dataset=$(DATASET) grid=$(GRID) methods=$(METHODS) fractions=$(FRACTIONS) seeds=$(SEEDS) rest=$(REST) "given=$(if $(strip $(GIVEN)),$$GIVEN )"
 
-lint: .venv/ready  ## style, notebooks without outputs, who imports whom, types of the core
+lint: style  ## style, notebooks without outputs, who imports whom, types of the core
+	$(BIN)/mypy
+
+style: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(STRIP) --verify notebooks/*.ipynb
 	$(BIN)/lint-imports
-	$(BIN)/mypy
 
 tidy: .venv/ready  ## format code and notebooks, strip notebook outputs
 	$(BIN)/ruff format .

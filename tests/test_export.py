@@ -223,7 +223,7 @@ def test_script(exported, tmp_path):
     model, about = export.portable(p)
     real = min((p.data_dir / "videos/test").rglob("*.mp4"))
     turned = marked(tmp_path / "turned.mp4", noise(20, 64, 96), (0, 1, -1, 0))
-    odd = encode(tmp_path / "odd.mkv", noise(600, 90, 62), **INTRA)
+    odd = encode(tmp_path / "odd.mkv", noise(300, 90, 62), **INTRA)
     lines = classified(folder / "model.pt2", real, turned, odd)
     assert [line["video"] for line in lines] == [str(real), str(turned), str(odd)]
     size, step, least = (about[name] for name in ("frames", "stride", "least"))
