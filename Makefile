@@ -19,7 +19,7 @@ help:           ## list the targets
 
 setup: .venv/ready  ## the environment alone (LOCK=1: exactly the versions of requirements.lock; CPU=1 EXTRA=grid: docs/installing.md)
 
-# The small environment has no compiled modules: Python compiles the third of them that are used, when they are.
+# Without CUDA the environment is to be small: Python compiles the modules that are used when they are used.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CPU),--no-compile)
 
 # Only these two come from PyTorch's index, and before the rest, which then finds them installed. pip may look
